@@ -1,0 +1,123 @@
+"""From a table to each unit's distribution of the outcome under every treatment.
+
+The package is the path of the data, one file a word::
+
+    datasets     a table: load_*(), make_*(), read_table() -> CausalDataset
+    schema       its encoding: columns, missing values, arms, outcome kind -> Schema
+    nuisance     cross-fitted propensities and outcome means -> Nuisance
+    nn           networks, losses, the training loop, the Bayesian last layer
+    estimator    fit and predict, the same for every model -> EffectEstimator
+    models       one file a family: diffusion.DiffPO
+    outcomes     the distribution of every Y(a) | x -> PotentialOutcomes
+    effect       of a treatment on a unit -> Effect; on a population -> Estimate
+    inference    average effects with standard errors: estimate_ate()
+    metrics      how good it is, where the truth is known
+    plots        plot_*(obj, *, ax=None) -> Axes
+    report       a table for the terminal, one page for the browser -> Report
+    cli          the same from a shell: ``effects estimate | predict | datasets | demo``
+
+Examples
+--------
+>>> from effects import DiffPO, estimate_ate
+>>> from effects.datasets import load_ihdp
+>>> data = load_ihdp(replication=1)
+>>> est = DiffPO(random_state=0).fit(data.X, data.y, treatment=data.treatment)  # doctest: +SKIP
+>>> est.predict_effect(data.X).to_frame()  # doctest: +SKIP
+
+Names are imported when they are first used (PEP 562): ``import effects`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from effects import datasets, metrics, plots
+    from effects.datasets import CausalDataset
+    from effects.effect import Effect, Estimate
+    from effects.estimator import EffectEstimator
+    from effects.inference import estimate_ate
+    from effects.models.diffusion import DiffPO
+    from effects.nuisance import Nuisance
+    from effects.outcomes import PotentialOutcomes
+    from effects.report import Report
+    from effects.schema import Schema
+
+__version__ = "0.1.0"
+
+#: Where each public name but `load` lives, in path order. A module stands under its own name.
+_HOME = {
+    "datasets": "effects.datasets",
+    "CausalDataset": "effects.datasets",
+    "Schema": "effects.schema",
+    "Nuisance": "effects.nuisance",
+    "EffectEstimator": "effects.estimator",
+    "DiffPO": "effects.models.diffusion",
+    "PotentialOutcomes": "effects.outcomes",
+    "Effect": "effects.effect",
+    "Estimate": "effects.effect",
+    "estimate_ate": "effects.inference",
+    "metrics": "effects.metrics",
+    "plots": "effects.plots",
+    "Report": "effects.report",
+}
+
+__all__ = [  # noqa: RUF022 - path order, not the alphabet's
+    "datasets",
+    "CausalDataset",
+    "Schema",
+    "Nuisance",
+    "EffectEstimator",
+    "load",
+    "DiffPO",
+    "PotentialOutcomes",
+    "Effect",
+    "Estimate",
+    "estimate_ate",
+    "metrics",
+    "plots",
+    "Report",
+]
+
+
+def load(path: str | os.PathLike[str]) -> EffectEstimator:
+    """Read a fitted estimator that its `save` wrote. A file is data: reading it runs none of its code.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        If the file is no model, is damaged, or holds a class that is not one of this package's
+        (read a subclass of your own with its own `load`).
+
+    Examples
+    --------
+    >>> import effects
+    >>> effects.load("missing.effects")
+    Traceback (most recent call last):
+    FileNotFoundError: no model file at 'missing.effects'.
+    """
+    from effects.estimator import EffectEstimator, read_model
+
+    name = read_model(path)[0]["class"]
+    cls = __getattr__(name) if name in _HOME else None
+    if not (isinstance(cls, type) and issubclass(cls, EffectEstimator)):
+        raise ValueError(f"{str(path)!r} holds a {name}, which is not an estimator of effects: use {name}.load.")
+    return cls.load(path)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for, and keep it."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'effects' has no attribute {name!r}")
+    module = import_module(home)
+    value = module if home == f"effects.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

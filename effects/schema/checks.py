@@ -1,0 +1,236 @@
+"""What a user passes, checked: tables and vectors as they come, the kind of their values, and their labels."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.api import types as ptypes
+
+Label = Any  # bool | int | float | str | pd.Timestamp: what a level or an arm may be called
+
+OBJECT_KINDS = {"boolean": "bool", "integer": "number", "floating": "number", "mixed-integer-float": "number"}
+OBJECT_KINDS |= {"decimal": "number", "string": "category", "empty": "empty"}
+OBJECT_KINDS |= {"datetime64": "date", "datetime": "date", "date": "date"}
+
+
+def as_frame(X: Any, minimum: int) -> tuple[pd.DataFrame, bool]:
+    """X as a DataFrame with unique string names (no copy of the values), and whether the names are the user's."""
+    if not isinstance(X, pd.DataFrame | pd.Series | np.ndarray) and hasattr(X, "to_pandas"):
+        X = X.to_pandas()  # polars, pyarrow
+    named = isinstance(X, pd.DataFrame)
+    if named:
+        if X.columns.nlevels > 1:
+            raise ValueError("The columns of X are a MultiIndex: join its levels to one name per column.")
+        frame = X.copy(deep=False)
+        frame.columns = pd.Index([str(name) for name in X.columns], dtype=object)
+        if frame.columns.has_duplicates:
+            twice = sorted(set(frame.columns[frame.columns.duplicated()]))
+            raise ValueError(f"X has duplicated column names: {some(twice)}. Rename or drop the copies.")
+    else:
+        array = _as_array(X, "X")
+        if array.ndim < 2:
+            raise ValueError(
+                f"Expected 2D array, got {'1D' if array.ndim else 'scalar'} array instead, of shape {array.shape}.\n"
+                "Reshape your data either using array.reshape(-1, 1) if your data has a single feature or "
+                "array.reshape(1, -1) if it contains a single sample."
+            )
+        if array.ndim > 2:
+            raise ValueError(
+                f"Found array with dim {array.ndim}, while dim <= 2 is required; X has shape {array.shape}."
+            )
+        frame = pd.DataFrame(array, columns=[f"x{k}" for k in range(array.shape[1])], copy=False)
+    for n, what, least in ((len(frame), "sample", minimum), (frame.shape[1], "feature", 1)):
+        if n < least:
+            found = f"{n} {what}(s) (shape={frame.shape})"
+            raise ValueError(f"Found array with {found} while a minimum of {least} is required.")
+    return frame, named
+
+
+def _as_array(values: Any, name: str) -> np.ndarray:
+    """Any array-like as an ndarray; what numpy would mangle silently is an error."""
+    if hasattr(values, "toarray") and hasattr(values, "nnz"):
+        raise TypeError(f"Sparse data was passed for {name}, but dense data is required: pass {name}.toarray().")
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass {name}.filled(np.nan).")
+    if isinstance(values, Mapping) or getattr(getattr(values, "dtype", None), "names", None):
+        raise TypeError(f"{name} is a {type(values).__name__} with named columns: pass pd.DataFrame({name}).")
+    if isinstance(values, np.ndarray):
+        return values
+    try:
+        array = np.asarray(values)
+        # [[1, "a"]] would become text throughout
+        return np.array(values, dtype=object) if array.dtype.kind in "US" and isinstance(values, Sequence) else array
+    except ValueError:
+        raise ValueError(f"{name} has rows of different lengths: every row needs one value per column.") from None
+
+
+def as_series(values: Any, name: str) -> pd.Series:
+    """A vector of shape (n_samples,) as a Series."""
+    if values is None and name == "y":
+        raise ValueError("EffectEstimator requires y to be passed, but the target y is None.")
+    if values is None or isinstance(values, str):
+        column = "..." if values is None else repr(values)
+        raise TypeError(f"{name} must hold one value per row, got {values!r}: pass the column itself, data[{column}].")
+    if not isinstance(values, pd.DataFrame | pd.Series | np.ndarray) and hasattr(values, "to_pandas"):
+        values = values.to_pandas()  # polars, pyarrow
+    if isinstance(values, pd.Index | pd.api.extensions.ExtensionArray):
+        values = pd.Series(values)
+    if isinstance(values, pd.Series):
+        return values
+    table: Any = values if isinstance(values, pd.DataFrame) else _as_array(values, name)
+    if table.ndim == 2 and table.shape[1] == 1:
+        from sklearn.exceptions import DataConversionWarning
+
+        text = f"A column-vector {name} was passed when a 1d array was expected: use {name}.ravel()."
+        warnings.warn(text, DataConversionWarning, stacklevel=4)
+        table = table.iloc[:, 0] if isinstance(table, pd.DataFrame) else table[:, 0]
+    if table.ndim != 1:
+        raise ValueError(f"{name} should be a 1d array, got an array of shape {table.shape} instead.")
+    return pd.Series(table, copy=False)
+
+
+def check_sample_weight(sample_weight: Any, n_samples: int | None = None) -> np.ndarray:
+    """Weights as float64 of shape (n_samples,): finite, not negative, not all 0; anything else is a ValueError."""
+    series = as_series(sample_weight, "sample_weight")
+    if n_samples is not None and len(series) != n_samples:
+        raise ValueError(
+            "Found input variables with inconsistent numbers of samples: "
+            f"sample_weight has {len(series)} rows, X has {n_samples}."
+        )
+    if kind_of(series, "sample_weight") not in ("number", "bool"):
+        raise TypeError(f"sample_weight must hold numbers, got dtype {series.dtype}.")
+    weights = to_numbers(series)
+    bad = ~np.isfinite(weights) | (weights < 0)
+    if bad.any():
+        raise ValueError(f"sample_weight must be finite and not negative, got {first_of(series, bad)}.")
+    if not weights.sum() > 0:
+        raise ValueError("sample_weight is zero in every row: no row would take part.")
+    return weights
+
+
+def warn_if_shuffled(index: pd.Index, **vectors: pd.Series) -> None:
+    """Rows are paired by position; the labels of X in another order are most often a forgotten alignment."""
+    for name, vector in vectors.items():
+        own = vector.index
+        if isinstance(own, pd.RangeIndex) or own.equals(index) or not own.is_unique or not own.isin(index).all():
+            continue
+        warnings.warn(
+            f"The index of {name} holds the labels of X in another order. Rows are paired by position; if they belong "
+            f"together by label, pass {name}.loc[X.index].",
+            stacklevel=4,
+        )
+
+
+# ---- kinds and values ------------------------------------------------------------------------------------------------
+
+
+def kind_of(column: pd.Series, name: str) -> str:
+    """'number', 'bool', 'date', 'category' or 'empty' (nothing but missing values); TypeError for anything else."""
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return "category"
+    found = ptypes.infer_dtype(column, skipna=True) if ptypes.is_object_dtype(dtype) else ""
+    if found in OBJECT_KINDS:
+        return OBJECT_KINDS[found]
+    if found == "complex" or ptypes.is_complex_dtype(dtype):
+        raise ValueError(f"Complex data not supported: {name} holds complex numbers; pass their real parts.")
+    if not found:
+        tests = {"bool": ptypes.is_bool_dtype, "number": ptypes.is_numeric_dtype}
+        tests |= {"date": ptypes.is_datetime64_any_dtype, "category": ptypes.is_string_dtype}
+        for kind, test in tests.items():
+            if test(dtype):
+                return kind
+        cure = "to numbers, dates or text, such as by .dt.total_seconds(), .dt.to_timestamp() or .astype(str)"
+        raise TypeError(f"{name} has dtype {dtype}, which has no encoding here: convert it {cure}.")
+    observed = column[column.notna()]
+    for row, value in observed.items():
+        if not ptypes.is_scalar(value):
+            raise TypeError(
+                f"{name} holds a {type(value).__name__} in row {to_label(row)!r}: every argument must be a string, a "
+                "number, a bool or a date. Spread nested values over columns of their own."
+            )
+    kinds = observed.map(lambda value: type(value).__name__)
+    examples = [f"{kind} {observed[kinds == kind].iloc[0]!r}" for kind in sorted(set(kinds))[:4]]
+    what = "mixes types" if len(examples) > 1 else "holds values that have no encoding"
+    raise TypeError(f"{name} {what} ({', '.join(examples)}): convert it to one type, such as by .astype(str).")
+
+
+def to_numbers(column: pd.Series) -> np.ndarray:
+    """Numbers and bools as float64, NaN where missing."""
+    if ptypes.is_object_dtype(column.dtype):
+        values = column.to_numpy(dtype=object, copy=True)
+        values[column.isna().to_numpy()] = np.nan
+        return values.astype(np.float64)
+    if ptypes.is_extension_array_dtype(column.dtype):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    with np.errstate(over="ignore"):  # a longdouble out of range turns infinite, and is told of as such
+        return column.to_numpy(dtype=np.float64)
+
+
+def to_days(column: pd.Series, name: str) -> tuple[np.ndarray, str | None]:
+    """Dates as float64 days since 1970-01-01 UTC, NaN where missing, and their time zone."""
+    try:
+        stamps = pd.DatetimeIndex(pd.to_datetime(column))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{name} holds dates that pandas cannot read: {error}. Use pd.to_datetime.") from None
+    zone = None if stamps.tz is None else str(stamps.tz)
+    if stamps.tz is not None:
+        stamps = stamps.tz_convert("UTC").tz_localize(None)
+    return (stamps.to_numpy() - np.datetime64("1970-01-01")) / np.timedelta64(1, "D"), zone
+
+
+def factorize(column: pd.Series, name: str) -> tuple[np.ndarray, list[Label], bool]:
+    """Codes (-1 where missing), the labels they stand for, and whether these stand in a chosen order."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes = column.cat.codes.to_numpy()
+        seen = np.bincount(codes[codes >= 0], minlength=len(column.cat.categories)) > 0
+        renumbered = np.append(np.cumsum(seen) - 1, -1)
+        return renumbered[codes], [to_label(value) for value in column.cat.categories[seen]], True
+    try:
+        codes, uniques = pd.factorize(column)
+    except TypeError:  # unhashable values, which _kind explains
+        raise TypeError(f"{name} holds {kind_of(column, name)}") from None
+    return codes, [to_label(value) for value in uniques], False
+
+
+def to_label(value: Any) -> Label:
+    """A label as a plain Python bool, int, float or str, or a Timestamp; intervals and the like by their text."""
+    if isinstance(value, date | np.datetime64):
+        return pd.Timestamp(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def family(label: Label) -> str:
+    return "text" if isinstance(label, str) else "dates" if isinstance(label, pd.Timestamp) else "numbers"
+
+
+def is_label(value: Any) -> bool:
+    return isinstance(value, bool | int | str | pd.Timestamp) or is_finite(value)
+
+
+def is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def some(values: Sequence[Any], most: int = 5) -> str:
+    return ", ".join(map(repr, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")
+
+
+def first_of(column: pd.Series, mask: np.ndarray) -> str:
+    """'inf in row 3' for the first True of `mask`, with the row's index label where that says more."""
+    row = int(np.argmax(mask))
+    label = "" if isinstance(column.index, pd.RangeIndex) else f" (index {to_label(column.index[row])!r})"
+    return f"{column.iloc[row]} in row {row}{label}"

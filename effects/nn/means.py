@@ -1,0 +1,235 @@
+"""Conditional means of every arm: a batched ensemble with Bayesian last layers, shared by all network estimators."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effects.nn.last_layer import ArmPosterior, fit_linear, fit_logistic
+from effects.nn.losses import bernoulli_nll, gaussian_nll
+from effects.nn.networks import ArmNetwork
+from effects.nn.training import Objective, Settings, held_out, train
+
+_FOLDS = 7  # a seventh of the rows is held out for each network's early stopping
+_MEMBERS = 32
+
+
+@dataclass(frozen=True)
+class OutOfSample:
+    """Predictions of training rows by the members that held them out.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (n, n_arms)
+        On the scale of the linear predictor.
+    log_sd : Tensor of shape (n, n_arms)
+    """
+
+    mean: Tensor
+    log_sd: Tensor
+
+
+@dataclass(frozen=True)
+class ConditionalMeans:
+    """Posterior of m_a(x) on the standardised outcome (log odds for a binary one), for every arm and member.
+
+    Attributes
+    ----------
+    network : ArmNetwork
+        Its last hidden layers (of all arms), a constant and the nuisance columns are the basis of the regression.
+    rotation : Tensor of shape (n_networks, n_arms * hidden, n_components)
+        Principal directions of the features, unscaled: the prior is the same as on the features themselves, and the
+        directions left out hold next to no variance.
+    posterior : ArmPosterior
+    normals : Tensor of shape (n_networks, n_arms * n_basis, n_pairs)
+        Weight draws that turn the posterior into member functions; each is used with both signs.
+    """
+
+    network: ArmNetwork
+    rotation: Tensor
+    posterior: ArmPosterior
+    normals: Tensor
+    out_of_sample: OutOfSample | None = None
+
+    def _basis(self, inputs: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        features, log_sd = _features(self.network, inputs)
+        return _basis(features @ self.rotation, extra), log_sd
+
+    @torch.no_grad()
+    def mean(self, inputs: Tensor, extra: Tensor) -> Tensor:
+        """Posterior mean of the linear predictor, averaged over networks: (n, n_arms)."""
+        basis, _ = self._basis(inputs, extra)
+        return (basis @ self.posterior.mean.mT.float()).double().mean(0)
+
+    @torch.no_grad()
+    def members(self, inputs: Tensor, extra: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws from the posterior of the functions m_a, and the mean log sd.
+
+        Each network's weight draws enter with both signs, and are mapped at every x so that the covariance of the
+        arms over members equals the posterior's. So mean and variance over members are exact, for the outcomes and
+        for every contrast, and the members stay coherent functions of x.
+
+        Returns
+        -------
+        means : Tensor of shape (n_members, n, n_arms)
+            ``n_members`` is networks times twice the pairs.
+        log_sd : Tensor of shape (n, n_arms)
+        """
+        basis, log_sd = self._basis(inputs, extra)
+        center = self.posterior.predict(basis)[:, None]
+        functions, covariance = self.posterior.deviations(basis, self.normals)
+        drawn = torch.einsum("kdna,kdnb->nab", functions, functions) / (functions.shape[0] * functions.shape[1])
+        fix = _factor(covariance) @ torch.linalg.inv(_factor(drawn))
+        functions = torch.einsum("nab,kdnb->kdna", fix, functions)
+        return torch.cat([center + functions, center - functions], 1).flatten(0, 1), log_sd.mean(0)
+
+    @torch.no_grad()
+    def variance(self, inputs: Tensor, extra: Tensor) -> Tensor:
+        """Posterior variance of the means, between and within networks, (n, n_arms)."""
+        return self.members(inputs, extra)[0].var(0, unbiased=False)
+
+
+@dataclass(frozen=True)
+class MeansConfig:
+    """Size and training of the ensemble."""
+
+    n_networks: int = 16
+    hidden: int = 64
+    lr: float = 3e-3
+    weight_decay: float = 1e-3
+
+
+def fit_means(
+    inputs: Tensor,
+    extra: Tensor,
+    arm: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    n_arms: int,
+    binary: bool,
+    config: MeansConfig,
+    settings: Settings,
+) -> tuple[ConditionalMeans, list[dict[str, float]]]:
+    """Train the ensemble on the factual outcomes, then put the Bayesian last layer on it.
+
+    Parameters
+    ----------
+    inputs : Tensor of shape (n, n_inputs)
+        Encoded covariates, then the columns of `extra`.
+    extra : Tensor of shape (n, n_extra)
+        Nuisance columns: basis functions of every network's last layer, inputs of a quarter of the networks.
+    arm, y, weight : Tensor of shape (n,)
+        Arms 0.., standardised outcome, non-negative weights.
+
+    Returns
+    -------
+    means : ConditionalMeans
+    history : list of dict
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    device = settings.device
+    seen = _seen(config.n_networks, inputs.shape[1], extra.shape[1])
+    network = ArmNetwork(config.n_networks, inputs.shape[1], n_arms, 2, config.hidden, generator, seen).to(device)
+    moved, arm_d, y_d = inputs.to(device), arm.to(device), y.to(device)
+
+    def loss(rows: Tensor, _: torch.Generator) -> Tensor:
+        chosen = arm_d[rows].view(1, -1, 1, 1).expand(config.n_networks, -1, 1, 2)
+        mean, log_sd = network(moved[rows]).gather(2, chosen).squeeze(2).unbind(-1)
+        return bernoulli_nll(mean, y_d[rows]) if binary else gaussian_nll(mean, log_sd, y_d[rows])
+
+    validation = held_out(config.n_networks, arm, min(_FOLDS, config.n_networks), generator)
+    objective = Objective(network, loss, config.lr, config.weight_decay)
+    history = train([objective], weight.expand(config.n_networks, -1), validation, settings)
+    network = network.to("cpu").requires_grad_(False)
+    means = _last_layer(network, inputs, extra, arm, y, weight, validation, binary, generator)
+    return means, history
+
+
+def _seen(n_networks: int, n_inputs: int, n_extra: int) -> Tensor:
+    """Three networks in four learn from the covariates alone, so that they do not repeat the trees' errors.
+
+    Measured on IHDP 11-30, where nothing was tuned: sqrt PEHE 0.57 against 0.70 when all of them see the nuisances.
+    """
+    seen = torch.ones(n_networks, n_inputs)
+    seen[max(1, n_networks // 4) :, n_inputs - n_extra :] = 0.0
+    return seen
+
+
+@torch.no_grad()
+def _last_layer(
+    network: ArmNetwork,
+    inputs: Tensor,
+    extra: Tensor,
+    arm: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    validation: Tensor,
+    binary: bool,
+    generator: torch.Generator,
+) -> ConditionalMeans:
+    """Posterior of the output weights, and predictions of each row by the networks that held it out."""
+    fit = fit_logistic if binary else fit_linear
+    features, log_sd = _features(network, inputs)
+    rotation = _principal(features * weight.sqrt()[:, None])
+    basis = _basis(features @ rotation, extra)
+    n_arms, n_extra = len(network.heads), extra.shape[1]
+    groups = torch.ones(basis.shape[2], dtype=torch.int64)
+    groups[-n_extra:] = 2
+    groups[-n_extra - 1] = 0
+    posterior = fit(basis, y, arm, groups, n_arms, weight)
+    honest = fit(basis, y, arm, groups, n_arms, weight * ~validation, start=posterior)
+    held = validation[..., None] / validation.sum(0)[:, None]
+    out_of_sample = OutOfSample((honest.predict(basis) * held).sum(0), (log_sd * held).sum(0))
+    # at least twice as many draws as arms, or their covariance could not be matched
+    n_pairs = max(_MEMBERS // 2, 2 * n_arms) / network.n_members
+    shape = (network.n_members, n_arms * basis.shape[2], math.ceil(n_pairs))
+    normals = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return ConditionalMeans(network, rotation, posterior, normals, out_of_sample)
+
+
+def _features(network: ArmNetwork, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Learned features of all arms side by side (n_networks, n, n_arms * hidden), and the heads' log sd."""
+    features = network.features(inputs)
+    heads = [head(h)[..., -1] for head, h in zip(network.heads, features, strict=True)]
+    return torch.cat(features, dim=-1), torch.stack(heads, -1).clamp(-5.0, 3.0)
+
+
+def _principal(features: Tensor) -> Tensor:
+    """Directions (n_networks, n_features, n_components) that hold all but a 1e-5 share of the leading variance."""
+    values, vectors = torch.linalg.eigh(features.double().mT @ features.double())
+    keep = int((values > 1e-5 * values[:, -1:]).sum(1).max())
+    return vectors[:, :, -keep:].float().contiguous()
+
+
+def _basis(components: Tensor, extra: Tensor) -> Tensor:
+    """Components, a constant, the extra columns: (n_networks, n, n_basis)."""
+    added = torch.cat([torch.ones(len(extra), 1), extra], dim=1)
+    return torch.cat([components, added.expand(len(components), -1, -1)], dim=-1)
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """Cholesky factor (n, n_arms, n_arms), with just enough on the diagonal to exist."""
+    trace = torch.diagonal(covariance, dim1=-2, dim2=-1).mean(-1).clamp_min(1e-20)
+    eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype)
+    return torch.linalg.cholesky(covariance + 1e-9 * trace[:, None, None] * eye)
+
+
+def means_state(means: ConditionalMeans) -> dict[str, Tensor]:
+    """Everything needed to rebuild, as tensors."""
+    posterior = means.posterior
+    state = {f"network.{name}": value for name, value in means.network.state_dict().items()}
+    state |= {"mean": posterior.mean, "factor": posterior.factor, "noise_sd": posterior.noise_sd}
+    return state | {"alpha": posterior.alpha, "normals": means.normals, "rotation": means.rotation}
+
+
+def means_from_state(state: dict[str, Tensor], shape: dict[str, Any]) -> ConditionalMeans:
+    """Inverse of `means_state`; `shape` holds n_networks, n_inputs, n_arms and hidden."""
+    n_networks, n_inputs, n_arms = (int(shape[name]) for name in ("n_networks", "n_inputs", "n_arms"))
+    network = ArmNetwork(n_networks, n_inputs, n_arms, 2, int(shape["hidden"]), torch.Generator())
+    network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")})
+    posterior = ArmPosterior(state["mean"], state["factor"], state["noise_sd"], state["alpha"])
+    return ConditionalMeans(network.requires_grad_(False), state["rotation"], posterior, state["normals"])

@@ -257,8 +257,8 @@ class EffectEstimator(BaseEstimator):
             return self.nuisance_.out_of_fold_
         weight = None if sample_weight is None else _weights(sample_weight, a, self.arms_)
         fresh = clone(self.nuisance_)
-        known = self.nuisance_.predict(E[:1]).propensity if self.nuisance_.constant_propensity else None
-        propensity = None if known is None else np.broadcast_to(known, (len(E), len(self.arms_)))
+        trial = self.nuisance_.trial_propensity
+        propensity = None if trial is None else np.broadcast_to(trial, (len(E), len(self.arms_)))
         kind = self.schema_.outcome.kind
         fresh.fit(E, Y, a, n_arms=len(self.arms_), kind=kind, sample_weight=weight, propensity=propensity)
         return fresh.out_of_fold_

@@ -211,16 +211,16 @@ class Nuisance(BaseEstimator):
             for models in self.models_:
                 total[:, rows] += models.predict_first(X, self.n_arms_) / len(self.models_)
                 contrast[rows] += models.predict_contrast(X) / len(self.models_)
-        known = self.known_propensity_
-        if propensity is None and known is not None and self.constant_propensity:
-            propensity = np.broadcast_to(known[0], (len(E), self.n_arms_))
+        trial = self.trial_propensity
+        if propensity is None and trial is not None:
+            propensity = np.broadcast_to(trial, (len(E), self.n_arms_))
         return self._values(total, contrast, propensity)
 
     @property
-    def constant_propensity(self) -> bool:
-        """Whether the propensities were given and equal for all training rows, as in a simple trial."""
+    def trial_propensity(self) -> Array | None:
+        """The propensities (n_arms,) that were given and equal for all training rows, as in a simple trial, or None."""
         known = self.known_propensity_
-        return known is not None and bool(np.ptp(known, axis=0).max() == 0)
+        return None if known is None or np.ptp(known, axis=0).max() > 0 else known[0]
 
     def _values(self, total: Array, contrast: Array, propensity: Array | None) -> NuisanceValues:
         per_arm, single, estimated = total
@@ -254,33 +254,27 @@ class Nuisance(BaseEstimator):
         TypeError
             If models other than the default boosting were used: they could only be pickled.
         """
-        arrays: dict[str, NDArray[Any]] = {}
-        trees: list[dict[str, Any]] = []
-        for models in self.models_:
-            for model in models.everything():
-                if not isinstance(model, BoostedTrees):
-                    raise TypeError(
-                        "a nuisance model of your own choice cannot be saved without pickle: save models fitted with "
-                        "the default nuisances, or pickle the estimator and trust whoever unpickles it."
-                    )
-                trees.append({"link": model.link, "n_nodes": [len(t) for t in model.trees]})
-        everything = [m for fold in self.models_ for m in fold.everything()]
-        nodes = [tree for m in everything if isinstance(m, BoostedTrees) for tree in m.trees]
+        models: list[BoostedTrees] = []
+        for model in (model for fold in self.models_ for model in fold.everything()):
+            if not isinstance(model, BoostedTrees):
+                raise TypeError(
+                    "a nuisance model of your own choice cannot be saved without pickle: save models fitted with "
+                    "the default nuisances, or pickle the estimator and trust whoever unpickles it."
+                )
+            models.append(model)
+        nodes = [tree for model in models for tree in model.trees]
         stacked = np.concatenate(nodes) if nodes else np.zeros(0, dtype=_node_dtype())
-        for name in _NODE_FIELDS:
-            arrays[f"nodes.{name}"] = np.ascontiguousarray(stacked[name])
-        baselines = [m.baseline for m in everything if isinstance(m, BoostedTrees)]
-        arrays["baseline"] = np.concatenate(baselines)
+        arrays = {f"nodes.{name}": np.ascontiguousarray(stacked[name]) for name in _NODE_FIELDS}
+        arrays["baseline"] = np.concatenate([model.baseline for model in models])
         meta = {
-            "models": trees,
-            "n_outputs": [len(b) for b in baselines],
+            "models": [{"link": model.link, "n_nodes": [len(tree) for tree in model.trees]} for model in models],
+            "n_outputs": [len(model.baseline) for model in models],
             "n_arms": self.n_arms_,
             "kind": self.kind_,
             "n_features": self.n_features_,
         }
-        known = self.known_propensity_
-        if known is not None and self.constant_propensity:
-            arrays["known_propensity"] = np.ascontiguousarray(known[:1])
+        if self.trial_propensity is not None:
+            arrays["known_propensity"] = self.trial_propensity[None]
         return arrays, meta
 
     @classmethod

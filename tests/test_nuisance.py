@@ -216,7 +216,7 @@ def test_known_propensities_are_used_as_they_are(rng: np.random.Generator) -> No
     known = np.stack([1 - share, share], axis=1)
     nuisance = study.fit(propensity=known)
     np.testing.assert_array_equal(nuisance.out_of_fold_.propensity, known)
-    assert not nuisance.constant_propensity
+    assert nuisance.trial_propensity is None
     new = rng.normal(size=(4, 3)).astype(np.float32)
     np.testing.assert_array_equal(nuisance.predict(new, propensity=known[:4]).propensity, known[:4])
     estimated = study.fit().predict(new)
@@ -226,7 +226,7 @@ def test_known_propensities_are_used_as_they_are(rng: np.random.Generator) -> No
 def test_a_trials_propensity_is_carried_to_new_rows(rng: np.random.Generator) -> None:
     study = Study(rng, n_arms=3)
     nuisance = study.fit(propensity=np.tile([0.5, 0.3, 0.2], (120, 1)))
-    assert nuisance.constant_propensity and not study.fit().constant_propensity
+    assert nuisance.trial_propensity is not None and study.fit().trial_propensity is None
     np.testing.assert_array_equal(nuisance.predict(study.E[:4]).propensity, np.tile([0.5, 0.3, 0.2], (4, 1)))
 
 
@@ -359,7 +359,7 @@ def test_arrays_and_json_bring_the_nuisances_back(kind: str, n_arms: int, rng: n
     one, other = nuisance.predict(new), again.predict(new)
     assert_same(one, other)
     np.testing.assert_array_equal(np.asarray(one.contrast), np.asarray(other.contrast))
-    assert again.constant_propensity == (known is not None)
+    assert (again.trial_propensity is not None) == (known is not None)
 
 
 def test_your_own_models_cannot_be_saved(rng: np.random.Generator) -> None:

@@ -5,7 +5,8 @@ After training, the output weights of each member are thrown away and replaced b
 .. math:: y_i \mid x_i, a_i \sim N\Big(\sum_j G_{a_i j}\, w_j^\top b(x_i),\; \beta_{a_i}^{-1} / v_i\Big), \qquad
           w_{jl} \sim N(0, \alpha_{g(j, l)}^{-1}),
 
-where :math:`b(x)` is the basis (features, nuisances, a constant), :math:`v_i` are sample weights, and the coding
+where :math:`b(x)` is the basis (features, nuisances, a constant), :math:`v_i` are sample weights (scaled to average
+one, then counted as repeated rows), and the coding
 :math:`G` has a first column of ones and orthogonal contrasts of the arms: what the arms share and how they differ
 have separate prior precisions, so the *effect* is shrunk by its own evidence. Prior and noise precisions maximise
 the evidence (MacKay 1992, Neural Computation 4(3), eqs. 4.8-4.9; Bishop 2006, section 3.5): nothing is

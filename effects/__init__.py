@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from effects.effect import Effect, Estimate
     from effects.estimator import EffectEstimator
     from effects.inference import estimate_ate
+    from effects.models import all_estimators
     from effects.models.diffusion import DiffPO
     from effects.nuisance import Nuisance
     from effects.outcomes import PotentialOutcomes
@@ -54,6 +55,7 @@ _HOME = {
     "Schema": "effects.schema",
     "Nuisance": "effects.nuisance",
     "EffectEstimator": "effects.estimator",
+    "all_estimators": "effects.models",
     "DiffPO": "effects.models.diffusion",
     "PotentialOutcomes": "effects.outcomes",
     "Effect": "effects.effect",
@@ -71,6 +73,7 @@ __all__ = [  # noqa: RUF022 - path order, not the alphabet's
     "Nuisance",
     "EffectEstimator",
     "load",
+    "all_estimators",
     "DiffPO",
     "PotentialOutcomes",
     "Effect",

@@ -19,12 +19,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 
 from effects.effect import Effect, Law, contrast
 from effects.files import write_whole
 from effects.nn.training import one_thread
 from effects.nuisance import Nuisance, NuisanceValues
-from effects.outcomes import PotentialOutcomes
+from effects.outcomes import KINDS, PotentialOutcomes
 from effects.schema import Schema, check_sample_weight
 
 Array = NDArray[np.float64]
@@ -87,6 +88,13 @@ class EffectEstimator(BaseEstimator):
     __metadata_request__fit: ClassVar[dict[str, bool]] = {"treatment": True}
     __metadata_request__score: ClassVar[dict[str, bool]] = {"treatment": True}
 
+    # what `all_estimators` says of a subclass, and `fit` holds it to
+    _paper: ClassVar[str] = ""
+    _kinds: ClassVar[tuple[str, ...]] = KINDS
+    _max_arms: ClassVar[int | None] = None
+    _exact_density: ClassVar[bool] = False
+    _instead: ClassVar[str] = "DiffPO"  # an estimator that takes what this one does not
+
     # every subclass has these constructor parameters
     outcome: str
     control: Hashable
@@ -128,6 +136,7 @@ class EffectEstimator(BaseEstimator):
         """
         self._check_params()
         schema = Schema.learn(X, y, treatment, outcome=self.outcome, control=self.control, sample_weight=sample_weight)
+        self._check_possible(schema)
         E, a, Y = schema.encode(X), schema.encode_treatment(treatment), schema.encode_outcome(y)
         weight = _weights(sample_weight, a, schema.arms)
         known = None if propensity is None else _propensities(propensity, len(E), schema.arms)
@@ -140,16 +149,20 @@ class EffectEstimator(BaseEstimator):
         if nuisance.random_state is None:
             nuisance.set_params(random_state=seed)
         nuisance.fit(E, Y, a, n_arms=schema.n_arms, kind=schema.outcome.kind, sample_weight=weight, propensity=known)
-        with one_thread():
-            fitted = self._fit(TrainingData(E, a, Y, weight, nuisance, schema, seed))
         self.__dict__.pop("feature_names_in_", None)
-        self.__dict__.update(fitted)
-        self.nuisance_, self.arms_, self.seed_ = nuisance, schema.arms, seed
-        self.fingerprint_ = _fingerprint(E, a, Y)
-        self.n_features_in_ = len(schema.columns)
         if isinstance(X, pd.DataFrame) and all(isinstance(name, str) for name in X.columns):
             self.feature_names_in_ = np.asarray(X.columns, dtype=object)
-        self.schema_ = schema  # last: this is what makes the estimator fitted
+        return self._fit_checked(TrainingData(E, a, Y, weight, nuisance, schema, seed))
+
+    def _fit_checked(self, data: TrainingData) -> Self:
+        """Fit on data that are checked, encoded and cross-fitted, perhaps by an estimator that holds this one."""
+        with one_thread():
+            fitted = self._fit(data)
+        self.__dict__.update(fitted)
+        self.nuisance_, self.arms_, self.seed_ = data.nuisance, data.schema.arms, data.seed
+        self.fingerprint_ = _fingerprint(data.E, data.a, data.y)
+        self.n_features_in_ = len(data.schema.columns)
+        self.schema_ = data.schema  # last: this is what makes the estimator fitted
         return self
 
     def predict(self, X: ArrayLike | pd.DataFrame) -> Array:
@@ -241,6 +254,31 @@ class EffectEstimator(BaseEstimator):
             return float(weight[rows] @ outcomes.crps(Y[rows], a[rows]))
 
         return -sum(self._map(loss, E, _SCORE_ROWS)) / float(weight.sum())
+
+    @available_if(lambda self: self._exact_density)
+    def log_prob(self, X: ArrayLike | pd.DataFrame, y: ArrayLike, *, treatment: ArrayLike) -> Array:
+        r"""Exact log density of outcomes under given arms, :math:`\log p(Y(a) = y \mid x)`.
+
+        Only estimators with an exact density have this method.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            Any outcomes, seen or not.
+        treatment : array-like of shape (n_samples,)
+            The arm under which each is asked for; it need not be the one that was received.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Natural logarithm, per unit of the outcome; of the probability for a binary outcome or a count.
+        """
+        E = self._encode(X)
+        a, Y = self.schema_.encode_treatment(treatment), self.schema_.encode_outcome(y)
+        if not len(a) == len(Y) == len(E):
+            raise ValueError(f"X, y and treatment have {len(E)}, {len(Y)} and {len(a)} rows: they must agree.")
+        return np.concatenate(self._map(lambda inputs, rows: self._log_prob(inputs, Y[rows], a[rows]), E))
 
     def cross_fitted(
         self,
@@ -364,6 +402,10 @@ class EffectEstimator(BaseEstimator):
         """Mean over members, (n, n_arms)."""
         return self._means(inputs).mean(axis=0)
 
+    def _log_prob(self, inputs: NDArray[np.float32], y: Array, a: NDArray[np.int64]) -> Array:
+        """Log density (n,) of outcomes `y` under arms `a`, where `_exact_density` is set."""
+        raise AttributeError(f"{type(self).__name__} has no exact density.")
+
     @abstractmethod
     def _get_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Arrays and JSON values that hold everything `_fit` returned."""
@@ -373,6 +415,17 @@ class EffectEstimator(BaseEstimator):
         """The inverse: fitted attributes from arrays and JSON values."""
 
     # ------------------------------------------------------------------ shared
+
+    def _check_possible(self, schema: Schema) -> None:
+        """Refuse outcomes and numbers of arms that the method has no place for, naming one that has."""
+        name, kind = type(self).__name__, schema.outcome.kind
+        if kind not in self._kinds:
+            raise ValueError(f"{name} takes {' and '.join(self._kinds)} outcomes, y is {kind}: use {self._instead}.")
+        if self._max_arms is not None and schema.n_arms > self._max_arms:
+            raise ValueError(
+                f"{name} compares {self._max_arms} arms, treatment has {schema.n_arms} ({schema.arms}): leave arms "
+                f"out, or use {self._instead}."
+            )
 
     def _outcomes(
         self, E: NDArray[np.float32], n_draws: int | None, rng: np.random.Generator, index: pd.Index | None

@@ -1,0 +1,50 @@
+"""The estimators: one file a family, listed by `all_estimators`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from effects.estimator import EffectEstimator
+
+#: Where each estimator lives, in the order in which they are shown.
+_ESTIMATORS = {
+    "DiffPO": "effects.models.diffusion",
+}
+
+
+def all_estimators() -> pd.DataFrame:
+    """Every estimator of the package: what it is, and what it can do.
+
+    Returns
+    -------
+    DataFrame, indexed by name
+        ``class`` (the estimator's class), ``paper``, ``outcomes`` (tuple of the kinds it takes), ``arms`` ("2" or
+        "2 or more") and ``exact_density`` (whether `log_prob` is exact).
+
+    Examples
+    --------
+    >>> import effects
+    >>> known = effects.all_estimators()
+    >>> known.loc["DiffPO", "arms"]
+    '2 or more'
+    """
+    import pandas as pd
+
+    classes: dict[str, type[EffectEstimator]] = {
+        name: getattr(import_module(home), name) for name, home in _ESTIMATORS.items()
+    }
+    rows = {
+        name: {
+            "class": cls,
+            "paper": cls._paper,
+            "outcomes": cls._kinds,
+            "arms": "2 or more" if cls._max_arms is None else str(cls._max_arms),
+            "exact_density": cls._exact_density,
+        }
+        for name, cls in classes.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")

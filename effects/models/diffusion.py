@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
-from sklearn.base import clone
 from torch import Tensor
 
-from effects.estimator import EffectEstimator, TrainingData
+from effects.estimator import TrainingData
+from effects.models.location_scale import LocationScaleEstimator
 from effects.nn.losses import LOSSES, denoising_error, orthogonal_weights
-from effects.nn.means import MeansConfig, OutOfSample, fit_means, means_from_state, means_state
 from effects.nn.networks import Denoiser
-from effects.nn.scale import OutcomeScale, ResidualLaw, may_be_log, prefers_log
-from effects.nn.training import Objective, Settings, held_out, resolve_device, train
-from effects.nuisance import Nuisance, NuisanceValues
-from effects.outcomes import PotentialOutcomes
-from effects.schema import Schema
+from effects.nn.scale import normal_nodes
+from effects.nn.training import Objective, held_out, train
+from effects.nuisance import Nuisance
 
 Array = NDArray[np.float64]
 SAMPLERS = ("quantile", "ancestral")
 _RIGHT_ANGLE = np.pi / 2
 _LEVELS = 8
-_STEPS = 1200
 _CORE = 32  # width of the denoiser's core, run at every node and step
 
 
-class DiffPO(EffectEstimator):
+class DiffPO(LocationScaleEstimator):
     r"""Diffusion model of potential outcomes (Ma, Melnychuk, Schweisthal & Feuerriegel, NeurIPS 2024).
 
     For every unit and arm, the whole distribution of :math:`Y(a) \mid x`, and the CATE with its uncertainty. The
@@ -138,6 +132,9 @@ class DiffPO(EffectEstimator):
     (3, 3, 2)
     """
 
+    _paper = "Ma et al., NeurIPS 2024, arXiv 2410.08924"
+    _sizes = (*LocationScaleEstimator._sizes, "n_denoisers", "n_steps")
+
     def __init__(
         self,
         *,
@@ -182,86 +179,33 @@ class DiffPO(EffectEstimator):
     # ------------------------------------------------------------------ fit
 
     def _fit(self, data: TrainingData) -> dict[str, Any]:
-        kind, n_arms = data.schema.outcome.kind, data.schema.n_arms
-        scale, log_nuisance = _learn_scale(data, kind)
-        values = (log_nuisance or data.nuisance).out_of_fold_
-        columns = _nuisance_columns(values, scale, kind, log_nuisance is not None)
-        inputs = torch.from_numpy(np.concatenate([data.E, columns], axis=1, dtype=np.float32))
-        extra = torch.from_numpy(columns.astype(np.float32))
-        arm = torch.from_numpy(data.a)
-        rng = np.random.default_rng(data.seed)
-        z = data.y if kind == "binary" else scale.encode(data.y + 0.5 * scale.whole)
-        propensity = self._overlapping(data.nuisance.out_of_fold_.propensity)
-        weight = data.weight.copy()
-        if self.loss == "ipw":
-            weight /= propensity[np.arange(len(weight)), data.a]
-            weight /= weight.mean()
-        means, history = fit_means(
-            inputs,
-            extra,
-            arm,
-            torch.from_numpy(z.astype(np.float32)),
-            torch.from_numpy(weight.astype(np.float32)),
-            n_arms,
-            kind == "binary",
-            MeansConfig(self._n_networks(len(z)), self.hidden, self.lr, self.weight_decay),
-            self._settings(data, "means"),
-        )
-        fitted: dict[str, Any] = {
-            "scale_": scale,
-            "log_nuisance_": log_nuisance,
-            "means_": replace(means, out_of_sample=None),
-        }
-        fitted |= {"history_": [{"stage": "means", **entry} for entry in history]}
-        fitted |= {"denoiser_": None, "residuals_": None, "held_out_": None, "shrink_": np.ones(n_arms)}
-        held = means.out_of_sample
-        assert held is not None
-        if kind == "binary":
-            probability = torch.sigmoid(held.mean).float().numpy()
-            fitted["held_out_"] = PotentialOutcomes(probability[None, None], data.schema.arms, kind)
-            return fitted
-        jittered = scale.encode(data.y + rng.random(len(z)) * scale.whole)
-        context = torch.cat([extra, held.mean.float(), held.log_sd.float()], dim=1)
-        variance = [means.variance(*rows) for rows in zip(inputs.split(4096), extra.split(4096), strict=True)]
-        more = self._fit_residuals(data, scale, jittered, held, torch.cat(variance).numpy(), context, propensity)
-        history = fitted["history_"] + more.pop("history_")
-        return fitted | more | {"history_": history}
+        low = np.any(data.nuisance.out_of_fold_.propensity < self.min_propensity, axis=1)
+        if self.loss in ("ipw", "gdr") and low.any():
+            warnings.warn(
+                f"{int(low.sum())} of {len(low)} rows have an arm with estimated propensity below "
+                f"{self.min_propensity}; their weights are held at {1 / self.min_propensity:.0f}. Overlap is weak "
+                "there: consider restricting the population, or loss='plugin'.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return super()._fit(data)
 
-    def _fit_residuals(
-        self,
-        data: TrainingData,
-        scale: OutcomeScale,
-        z: Array,
-        held: OutOfSample,
-        variance: Array,
-        context: Tensor,
-        propensity: Array,
-    ) -> dict[str, Any]:
-        """The pooled residual law, the diffusion of its scores, and what it all says of the rows it held out."""
-        n_arms, rows = data.schema.n_arms, np.arange(len(z))
-        spread = held.log_sd.double().exp().numpy()
-        residual = (z - held.mean.numpy()[rows, data.a]) / spread[rows, data.a]
-        residuals = ResidualLaw.learn(residual, data.a, data.weight, n_arms)
+    def _propensity(self, data: TrainingData) -> Array:
+        """Propensities for the weights, none below `min_propensity`."""
+        return np.maximum(data.nuisance.out_of_fold_.propensity, self.min_propensity)
+
+    def _fit_weight(self, data: TrainingData) -> Array:
+        if self.loss != "ipw":
+            return data.weight
+        weight = data.weight / self._propensity(data)[np.arange(len(data.a)), data.a]
+        return weight / weight.mean()
+
+    def _fit_scores(self, data: TrainingData, context: Tensor, scores: Tensor) -> tuple[dict[str, Any], Array]:
         arm = torch.from_numpy(data.a)
         folds = held_out(self.n_denoisers, arm, self.n_denoisers, torch.Generator().manual_seed(data.seed))
-        scores = torch.from_numpy(residuals.score(residual, data.a).astype(np.float32))
-        denoiser, history = self._fit_denoiser(data, context, scores, arm, propensity, folds)
-        # held-out residuals hold the networks' own error too, which the members will add again: take its share out
-        shrink = np.ones(n_arms)
-        for k in range(n_arms):
-            own = data.a == k
-            total = np.average(residual[own] ** 2, weights=data.weight[own])
-            carried = np.average(variance[own, k] / spread[own, k] ** 2, weights=data.weight[own])
-            shrink[k] = np.sqrt(max(1.0 - carried / max(total, 1e-12), 0.25))
+        denoiser, history = self._fit_denoiser(data, context, scores, arm, self._propensity(data), folds)
         nodes = _held_out_nodes(denoiser, context, folds, normal_nodes(self.n_draws), self.n_steps)
-        honest = residuals.residual(nodes)
-        honest = held.mean.numpy() + spread * (honest - honest.mean(axis=0))
-        if scale.lowest is not None:
-            scale = scale.with_atom(honest[:, rows, data.a], np.average(data.y == scale.lowest, weights=data.weight))
-        draws = scale.decode(honest)[None].astype(np.float32)
-        result = PotentialOutcomes(draws, data.schema.arms, data.schema.outcome.kind)
-        fitted: dict[str, Any] = {"denoiser_": denoiser, "residuals_": residuals, "shrink_": shrink, "scale_": scale}
-        return fitted | {"held_out_": result, "history_": history}
+        return {"denoiser_": denoiser, "history_": history}, nodes.astype(np.float64)
 
     def _fit_denoiser(
         self, data: TrainingData, context: Tensor, scores: Tensor, arm: Tensor, propensity: Array, folds: Tensor
@@ -318,113 +262,19 @@ class DiffPO(EffectEstimator):
         history = train([objective], weight.expand(members, -1), folds, settings)
         return denoiser.to("cpu").requires_grad_(False), history
 
-    def _settings(self, data: TrainingData, label: str, ema: float = 0.0) -> Settings:
-        n = len(data.y)
-        batch_size = 128 if n < 20_000 else 1024
-        # a budget of gradient steps, whatever the number of rows; early stopping usually ends sooner
-        epochs = self.epochs if self.epochs is not None else int(np.clip(_STEPS * batch_size / n, 10, 300))
-        return Settings(
-            epochs=epochs,
-            batch_size=batch_size,
-            patience=max(3, epochs // 6),
-            ema=ema,
-            amp=self.amp,
-            seed=data.seed,
-            verbose=bool(self.verbose),
-            label=label,
-            device=resolve_device(self.device),
-        )
-
-    def _n_networks(self, n: int) -> int:
-        """More networks where rows are few: there they are cheap and disagree most."""
-        if self.n_networks is not None:
-            return self.n_networks
-        return 16 if n < 4000 else 8
-
-    def _overlapping(self, propensity: Array) -> Array:
-        """Propensities for the weights; raised to `min_propensity` with a warning that counts the rows."""
-        low = np.any(propensity < self.min_propensity, axis=1)
-        if self.loss in ("ipw", "gdr") and low.any():
-            warnings.warn(
-                f"{int(low.sum())} of {len(low)} rows have an arm with estimated propensity below "
-                f"{self.min_propensity}; their weights are held at {1 / self.min_propensity:.0f}. Overlap is weak "
-                "there: consider restricting the population, or loss='plugin'.",
-                UserWarning,
-                stacklevel=4,
-            )
-        return np.maximum(propensity, self.min_propensity)
-
     def _check_params(self) -> None:
         super()._check_params()
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {LOSSES}, got {self.loss!r}.")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {SAMPLERS}, got {self.sampler!r}.")
-        for name in ("n_networks", "hidden", "n_denoisers", "n_draws", "n_steps", "epochs"):
-            value = getattr(self, name)
-            if value is None and name in ("n_networks", "epochs"):
-                continue
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
-        for name in ("lr", "weight_decay"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < np.inf or (name == "lr" and value == 0):
-                raise ValueError(f"{name} must be a positive number, got {value!r}.")
-        resolve_device(self.device)
         if not isinstance(self.min_propensity, int | float) or not 0 < self.min_propensity < 0.5:
             raise ValueError(f"min_propensity must lie between 0 and 0.5, got {self.min_propensity!r}.")
 
     # ------------------------------------------------------------------ predict
 
-    def _inputs(self, E: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Encoded covariates and nuisance columns."""
-        values = (self.log_nuisance_ or self.nuisance_).predict(E)
-        columns = _nuisance_columns(values, self.scale_, self.schema_.outcome.kind, self.log_nuisance_ is not None)
-        return np.concatenate([E, columns], axis=1, dtype=np.float32)
-
-    def _tensors(self, inputs: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-        """Inputs, and their nuisance columns alone."""
-        tensor = torch.from_numpy(inputs)
-        return tensor, tensor[:, len(self.schema_.feature_names) :]
-
-    def _means(self, inputs: NDArray[np.float32]) -> Array:
-        if not self._exact_means():
-            return super()._means(inputs)
-        members = self.means_.members(*self._tensors(inputs))[0].numpy()
-        if self.schema_.outcome.kind == "binary":
-            return 1.0 / (1.0 + np.exp(-members))
-        return members * self.scale_.spread + self.scale_.center
-
-    def _mean(self, inputs: NDArray[np.float32]) -> Array:
-        if not self._exact_means() or self.schema_.outcome.kind == "binary":
-            return super()._mean(inputs)
-        return self.means_.mean(*self._tensors(inputs)).numpy() * self.scale_.spread + self.scale_.center
-
-    def _exact_means(self) -> bool:
-        """Whether the outcome is modelled on its own scale, so that member means need no sampling."""
-        return not self.scale_.log and self.scale_.lowest is None
-
-    def _sample(
-        self, inputs: NDArray[np.float32], n_draws: int | None, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], Array | None]:
-        tensor, extra = self._tensors(inputs)
-        members, log_sd = self.means_.members(tensor, extra)
-        location = members.numpy()
-        if self.schema_.outcome.kind == "binary":
-            return (1.0 / (1.0 + np.exp(-location)))[:, None].astype(np.float32), None
-        context = torch.cat([extra, torch.from_numpy(location.mean(0)).float(), log_sd.float()], dim=1)
-        scores = self._scores(context, n_draws or self.n_draws, rng)  # n_denoisers, n_draws, n, n_arms
-        residual = self.residuals_.residual(scores)
-        residual -= residual.mean(axis=1, keepdims=True)
-        residual *= self.shrink_ * np.exp(log_sd.double().numpy())
-        which = np.arange(len(location)) % len(residual)
-        z = (location[:, None] + residual[which]).astype(np.float32)
-        draws = self.scale_.decode(z).astype(np.float32)
-        return draws, (location * self.scale_.spread + self.scale_.center) if self._exact_means() else None
-
     def _scores(self, context: Tensor, n_draws: int, rng: np.random.Generator) -> Array:
         """Normal scores of residuals, (n_denoisers, n_draws, n, n_arms)."""
-        assert self.denoiser_ is not None
         self._check_params()  # the sampler may be chosen after the fit
         if self.sampler == "quantile":
             return _quantile_nodes(self.denoiser_, context, normal_nodes(n_draws), self.n_steps).astype(np.float64)
@@ -433,51 +283,18 @@ class DiffPO(EffectEstimator):
 
     # ------------------------------------------------------------------ save / load
 
-    def _get_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        tensors = {f"means.{name}": value for name, value in means_state(self.means_).items()}
-        network = self.means_.network
-        state: dict[str, Any] = {"scale": self.scale_.to_dict()}
-        state["n_networks"], state["n_inputs"], state["hidden"] = network.trunk[0].weight.shape
-        arrays: dict[str, NDArray[Any]] = {"shrink": self.shrink_}
-        if self.denoiser_ is not None:
-            tensors |= {f"denoiser.{name}": value for name, value in self.denoiser_.state_dict().items()}
-            arrays |= {"residuals.scores": self.residuals_.scores, "residuals.values": self.residuals_.values}
-            state["n_denoisers"], state["n_context"] = self.denoiser_.trunk[0].weight.shape[:2]
-        if self.log_nuisance_ is not None:
-            more, state["log_nuisance"] = self.log_nuisance_.to_arrays()
-            arrays |= {f"log_nuisance.{name}": value for name, value in more.items()}
-        return arrays | {name: value.numpy() for name, value in tensors.items()}, state
+    def _scores_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors: dict[str, Tensor] = dict(self.denoiser_.state_dict())
+        n_denoisers, _, hidden = self.denoiser_.trunk[0].weight.shape
+        return tensors, {"n_denoisers": n_denoisers, "hidden": hidden}
 
-    def _set_state(self, arrays: dict[str, NDArray[Any]], state: dict[str, Any], schema: Schema) -> dict[str, Any]:
-        n_arms = schema.n_arms
-
-        def part(name: str) -> dict[str, Any]:
-            return {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
-
-        shape = {"n_networks": state["n_networks"], "n_inputs": state["n_inputs"], "n_arms": n_arms}
-        shape["hidden"] = state["hidden"]
-        means = means_from_state({k: torch.from_numpy(v) for k, v in part("means").items()}, shape)
-        fitted: dict[str, Any] = {
-            "means_": means,
-            "scale_": OutcomeScale(**state["scale"]),
-            "shrink_": arrays["shrink"],
-        }
-        fitted |= {"denoiser_": None, "residuals_": None, "log_nuisance_": None, "held_out_": None}
-        if "n_context" in state:
-            denoiser = Denoiser(
-                state["n_denoisers"], state["n_context"], n_arms, state["hidden"], _CORE, torch.Generator()
-            )
-            denoiser.load_state_dict({k: torch.from_numpy(v) for k, v in part("denoiser").items()})
-            fitted["denoiser_"] = denoiser.requires_grad_(False)
-            fitted["residuals_"] = ResidualLaw(arrays["residuals.scores"], arrays["residuals.values"])
-        if "log_nuisance" in state:
-            fitted["log_nuisance_"] = Nuisance.from_arrays(part("log_nuisance"), state["log_nuisance"])
-        return fitted
-
-
-def normal_nodes(n: int) -> Array:
-    """Mid-quantile nodes of the standard normal, (n,): equally likely points."""
-    return stats.norm.ppf((np.arange(n) + 0.5) / n)
+    def _set_scores_state(
+        self, tensors: dict[str, Tensor], state: dict[str, Any], context: int, n_arms: int
+    ) -> dict[str, Any]:
+        n_denoisers, hidden = int(state["n_denoisers"]), int(state["hidden"])
+        denoiser = Denoiser(n_denoisers, context, n_arms, hidden, _CORE, torch.Generator())
+        denoiser.load_state_dict(tensors)
+        return {"denoiser_": denoiser.requires_grad_(False)}
 
 
 def _noised_error(denoiser: Denoiser, target: Tensor, context: Tensor, rng: torch.Generator) -> Tensor:
@@ -565,37 +382,3 @@ def _ancestral(denoiser: Denoiser, context: Tensor, n_draws: int, n_steps: int, 
             w = w + float(variance.clamp_min(0).sqrt()) * torch.randn(w.shape, generator=generator)
         parts.append(w.view(members, n, n_arms, -1).permute(0, 3, 1, 2))
     return torch.cat(parts, dim=2).numpy()
-
-
-def _nuisance_columns(values: NuisanceValues, scale: OutcomeScale, kind: str, on_scale: bool) -> Array:
-    """Nuisances as network inputs, (n, 4 n_arms - 2 + n_arms - 1): regressions, contrasts, propensities."""
-
-    def standard(mu: Array) -> Array:
-        if kind == "binary":
-            p = np.clip(mu, 1e-3, 1 - 1e-3)
-            return np.log(p / (1 - p))
-        return mu if on_scale else scale.encode(np.maximum(mu, -0.5) + 0.5) if scale.whole else scale.encode(mu)
-
-    per_arm, single = standard(values.per_arm), standard(values.single)
-    contrasts = [m[:, 1:] - m[:, :1] for m in (per_arm, single)]
-    if kind == "continuous" and values.contrast is not None:
-        contrasts += [values.contrast[:, j] / (1.0 if on_scale else scale.spread) for j in (0, 1)]
-    return np.concatenate([per_arm, single, *contrasts, 2 * values.propensity[:, 1:] - 1], axis=1)
-
-
-def _learn_scale(data: TrainingData, kind: str) -> tuple[OutcomeScale, Nuisance | None]:
-    """The outcome's scale; where it is a logarithm of a continuous outcome, also nuisances on that scale."""
-    plain = OutcomeScale.learn(data.y, kind, log=False)
-    if not may_be_log(data.y, kind):
-        return plain, None
-    logged = OutcomeScale.learn(data.y, kind, log=True)
-    z = logged.encode(data.y)
-    nuisance = clone(data.nuisance)
-    known = data.nuisance.known_propensity_
-    nuisance.fit(data.E, z, data.a, n_arms=data.schema.n_arms, sample_weight=data.weight, propensity=known)
-    own = np.arange(len(z)), data.a
-    error = data.y - data.nuisance.out_of_fold_.mu[own]
-    log_error = (z - nuisance.out_of_fold_.mu[own]) * logged.spread
-    if prefers_log(data.y, error, logged.offset, log_error):
-        return logged, nuisance
-    return plain, None

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from effects.nuisance import NuisanceValues
+
 Array = NDArray[np.float64]
 _SKEWED = 1.0
 
@@ -191,3 +193,24 @@ def _interpolate(x: NDArray[Any], knots: Array, values: Array) -> NDArray[Any]:
     low = (values[reach] - values[0]) / (knots[reach] - knots[0])
     high = (values[-1] - values[-1 - reach]) / (knots[-1] - knots[-1 - reach])
     return inner + low * np.minimum(x - knots[0], 0.0) + high * np.maximum(x - knots[-1], 0.0)
+
+
+def normal_nodes(n: int) -> Array:
+    """Mid-quantile nodes of the standard normal, (n,): equally likely points."""
+    return stats.norm.ppf((np.arange(n) + 0.5) / n)
+
+
+def nuisance_columns(values: NuisanceValues, scale: OutcomeScale, kind: str, on_scale: bool) -> Array:
+    """Nuisances as network inputs, (n, 4 n_arms - 2 + n_arms - 1): regressions, contrasts, propensities."""
+
+    def standard(mu: Array) -> Array:
+        if kind == "binary":
+            p = np.clip(mu, 1e-3, 1 - 1e-3)
+            return np.log(p / (1 - p))
+        return mu if on_scale else scale.encode(np.maximum(mu, -0.5) + 0.5) if scale.whole else scale.encode(mu)
+
+    per_arm, single = standard(values.per_arm), standard(values.single)
+    contrasts = [m[:, 1:] - m[:, :1] for m in (per_arm, single)]
+    if kind == "continuous" and values.contrast is not None:
+        contrasts += [values.contrast[:, j] / (1.0 if on_scale else scale.spread) for j in (0, 1)]
+    return np.concatenate([per_arm, single, *contrasts, 2 * values.propensity[:, 1:] - 1], axis=1)

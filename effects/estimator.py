@@ -317,7 +317,7 @@ class EffectEstimator(BaseEstimator):
         arrays, state = self._get_state()
         nuisance_arrays, nuisance_state = self.nuisance_.to_arrays()
         arrays |= {f"nuisance.{name}": value for name, value in nuisance_arrays.items()}
-        params = {name: value for name, value in self.get_params(deep=False).items() if name != "nuisance"}
+        params = self._params_state()
         given = None if self.nuisance is None else self.nuisance.get_params(deep=False)
         names = [str(name) for name in getattr(self, "feature_names_in_", [])]
         fitted = {"seed": self.seed_, "fingerprint": self.fingerprint_, "names": names, "history": self.history_}
@@ -349,10 +349,19 @@ class EffectEstimator(BaseEstimator):
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"the model in {str(path)!r} is damaged ({type(error).__name__}: {error}).") from error
 
+    def _params_state(self) -> dict[str, Any]:
+        """Constructor parameters but the nuisance, as JSON can hold them."""
+        return {name: value for name, value in self.get_params(deep=False).items() if name != "nuisance"}
+
+    @classmethod
+    def _params_from(cls, state: dict[str, Any]) -> dict[str, Any]:
+        """Constructor parameters from what `_params_state` gave."""
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()}
+
     @classmethod
     def _restore(cls, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
         """Rebuild a fitted estimator from a header and arrays that may be a stranger's."""
-        params = {name: tuple(v) if isinstance(v, list) else v for name, v in header["params"].items()}
+        params = cls._params_from(header["params"])
         given = header["nuisance_params"]
         params["nuisance"] = None if given is None else Nuisance(**given)
         self = cls(**params)
@@ -386,6 +395,10 @@ class EffectEstimator(BaseEstimator):
     def _inputs(self, E: NDArray[np.float32]) -> NDArray[np.float32]:
         """What `_sample` and the means take, (n, n_inputs): the encoded columns, and what is costly to derive once."""
         return E
+
+    def _inputs_given(self, E: NDArray[np.float32], values: NuisanceValues | None) -> NDArray[np.float32]:
+        """`_inputs` where the nuisances of the rows are known already."""
+        return self._inputs(E)
 
     @abstractmethod
     def _sample(

@@ -20,10 +20,11 @@ from effects.datasets import make_bimodal, make_skewed, make_zero_inflated
 from effects.metrics import wasserstein
 from effects.nn.losses import LOSSES, denoising_error, orthogonal_weights
 from effects.nn.networks import Denoiser
+from effects.nn.scale import normal_nodes
 from effects.nn.training import train
 
 QUICK = Nuisance(DummyRegressor(), DummyClassifier(strategy="prior"), n_folds=2)
-NODES = diffusion.normal_nodes(33)
+NODES = normal_nodes(33)
 DEFAULT_STEPS = DiffPO().n_steps
 
 
@@ -83,7 +84,7 @@ def denoiser_of(seed: int, zero: bool) -> Denoiser:
 
 
 def test_nodes_are_equally_likely_normal_points() -> None:
-    assert_allclose(ndtr(diffusion.normal_nodes(50)), (np.arange(50) + 0.5) / 50)
+    assert_allclose(ndtr(normal_nodes(50)), (np.arange(50) + 0.5) / 50)
 
 
 def test_an_untrained_denoiser_leaves_the_standard_normal_as_it_is() -> None:
@@ -317,8 +318,8 @@ def test_both_samplers_agree_on_a_fitted_model(
     monkeypatch.setattr(diffusion, "_quantile_nodes", spy)
     est.predict_outcomes(X[:3])
     denoiser, context = seen[-1]
-    smooth = quantile_nodes(denoiser, context, diffusion.normal_nodes(400), 40)
-    default = quantile_nodes(denoiser, context, diffusion.normal_nodes(400), DEFAULT_STEPS)
+    smooth = quantile_nodes(denoiser, context, normal_nodes(400), 40)
+    default = quantile_nodes(denoiser, context, normal_nodes(400), DEFAULT_STEPS)
     random = diffusion._ancestral(denoiser, context, 400, 100, seed=1)
     assert random.shape == smooth.shape
     assert np.abs(default - smooth).mean() < 0.03  # few steps are enough

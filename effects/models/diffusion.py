@@ -106,6 +106,13 @@ class DiffPO(LocationScaleEstimator):
     input (in the public code the weights cancel by a broadcast and the noised true counterfactual is seen). The
     nuisances, and so the propensities, are cross-fitted.
 
+    Velocity prediction in the angle is flow matching along a circular path. The straight path of flow matching
+    (RepFlow, arXiv 2605.05890), :math:`(1 - t)\, u + t\, \varepsilon`, was tried with the same denoiser and steps: the
+    mean Wasserstein-1 distance to the true laws on 2,000 simulated rows was 22% larger (three seeds of bimodal
+    responders), 11% larger, 1% larger and 1% smaller (one seed each of zero-inflated, skewed and heteroscedastic
+    outcomes); with the normal part of the velocity taken out by hand, as the angle does by itself, 4%, 1%, 0% and 0%
+    larger. So it is not offered.
+
     The diffusion sees of a row what the means know of it (nuisances, conditional means and spreads), not its
     covariates: on some thousand rows they only taught it noise. So a law whose shape varies with x while its mean and
     spread do not is given its pooled shape. ``loss="gdr"`` has negative weights and is the noisiest of the four.

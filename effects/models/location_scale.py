@@ -16,7 +16,7 @@ from effects.estimator import EffectEstimator, TrainingData
 from effects.nn.means import ConditionalMeans, MeansConfig, OutOfSample, fit_means, means_from_state, means_state
 from effects.nn.scale import OutcomeScale, ResidualLaw, may_be_log, normal_nodes, nuisance_columns, prefers_log
 from effects.nn.training import Settings, resolve_device
-from effects.nuisance import Nuisance
+from effects.nuisance import Nuisance, NuisanceValues
 from effects.outcomes import PotentialOutcomes
 from effects.schema import Schema
 
@@ -193,7 +193,13 @@ class LocationScaleEstimator(EffectEstimator, ABC):
 
     def _inputs(self, E: NDArray[np.float32]) -> NDArray[np.float32]:
         """Encoded covariates and nuisance columns."""
-        values = (self.log_nuisance_ or self.nuisance_).predict(E)
+        return self._inputs_given(E, None)
+
+    def _inputs_given(self, E: NDArray[np.float32], values: NuisanceValues | None) -> NDArray[np.float32]:
+        if self.log_nuisance_ is not None:
+            values = self.log_nuisance_.predict(E)
+        elif values is None:
+            values = self.nuisance_.predict(E)
         columns = nuisance_columns(values, self.scale_, self.schema_.outcome.kind, self.log_nuisance_ is not None)
         return np.concatenate([E, columns], axis=1, dtype=np.float32)
 

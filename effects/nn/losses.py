@@ -71,3 +71,126 @@ def orthogonal_weights(loss: str, arm: Tensor, propensity: Tensor) -> tuple[Tens
         "ra": (own, 1.0 - own),
         "gdr": (inverse, 1.0 - inverse),
     }[loss]
+
+
+def cross_entropy(logits: Tensor, arm: Tensor) -> Tensor:
+    """Negative log probability (..., n) of arms (n,) under logits (..., n, n_arms)."""
+    log_p = torch.log_softmax(logits, dim=-1)
+    return -log_p.gather(-1, arm.expand(log_p.shape[:-1])[..., None]).squeeze(-1)
+
+
+def targeted_error(mean: Tensor, y: Tensor, epsilon: Tensor, propensity: Tensor, binary: bool = False) -> Tensor:
+    r"""Targeted regularisation (Shi, Blei & Veitch 2019, eq. 3.3), for any number of arms.
+
+    .. math:: \big(y - \tilde Q\big)^2, \qquad \tilde Q(a, x) = Q(a, x) + \epsilon_a / g_a(x)
+
+    Where its derivative by every :math:`\epsilon_a` is zero, :math:`\sum_i 1[a_i = a] (y_i - \tilde Q_i) / g_a(x_i) =
+    0`: the efficient score of the mean outcome under every arm is solved. The paper has two arms and one number for
+    their contrast, :math:`\epsilon_1 = -\epsilon_0`. For a binary outcome, Q is a log odds and the loss the negative
+    log probability: its derivative is the same score.
+
+    Parameters
+    ----------
+    mean, epsilon, propensity : Tensor, broadcastable to (..., n)
+        Of each row's own arm.
+    """
+    moved = mean + epsilon / propensity
+    return bernoulli_nll(moved, y) if binary else (y - moved) ** 2
+
+
+def mmd(x: Tensor, y: Tensor, p: Tensor, q: Tensor, kernel: str = "rbf", unbiased: bool = True) -> Tensor:
+    r"""Squared maximum mean discrepancy of two weighted samples (Gretton et al. 2012, JMLR 13, lemma 6).
+
+    .. math:: E\,k(X, X') + E\,k(Y, Y') - 2 E\,k(X, Y)
+
+    with :math:`k = \exp(-\|x - y\|^2 / 2)` (``"rbf"``), or :math:`x^\top y` (``"linear"``: the squared distance of the
+    means).
+
+    Parameters
+    ----------
+    x, y : Tensor of shape (..., n, d) and (..., m, d)
+    p, q : Tensor, broadcastable to (..., n) and (..., m)
+        Non-negative weights; only their ratios matter.
+    unbiased : bool
+        Leave out pairs of a row with itself: the expectation is then zero for samples of equal laws, and single
+        values may be negative.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        Zero where a sample has no row of positive weight (unbiased: fewer than two).
+    """
+    p, q = p.expand(x.shape[:-1]), q.expand(y.shape[:-1])
+    possible = (p > 0).sum(-1).clamp_max((q > 0).sum(-1)) > int(unbiased)
+    p, q = _normalised(p), _normalised(q)
+
+    def gram(a: Tensor, b: Tensor) -> Tensor:
+        return torch.exp(-_squared_distances(a, b) / 2) if kernel == "rbf" else a @ b.mT
+
+    def within(a: Tensor, v: Tensor) -> Tensor:
+        k = gram(a, a)
+        if not unbiased:
+            return _between(k, v, v)
+        k = k - torch.diag_embed(torch.diagonal(k, dim1=-2, dim2=-1))
+        return _between(k, v, v) / (1 - (v * v).sum(-1)).clamp_min(1e-6)
+
+    value = within(x, p) + within(y, q) - 2 * _between(gram(x, y), p, q)
+    return torch.where(possible, value, torch.zeros_like(value))
+
+
+def sinkhorn(x: Tensor, y: Tensor, p: Tensor, q: Tensor, smoothing: float = 0.1, n_steps: int = 10) -> Tensor:
+    r"""Wasserstein-1 distance of two weighted samples, entropically smoothed (Cuturi 2013, algorithm 1).
+
+    .. math:: \min_{\pi \in \Pi(p, q)} \sum_{ij} \pi_{ij} \|x_i - y_j\| + \lambda \sum_{ij} \pi_{ij} \log \pi_{ij}
+
+    of which the first sum is returned, :math:`\lambda` being `smoothing` times the mean distance (Shalit et al. 2017
+    take the same share). The plan gets no gradient, as at the optimum it needs none for small :math:`\lambda`. Costs
+    enter the exponentials less their row and column minima, as in the logarithmic form of the algorithm: none of
+    its sums can vanish, while a step costs two products of matrix and vector instead of exponentials.
+
+    Parameters
+    ----------
+    x, y : Tensor of shape (..., n, d) and (..., m, d)
+    p, q : Tensor, broadcastable to (..., n) and (..., m)
+        Non-negative weights; only their ratios matter.
+
+    Returns
+    -------
+    Tensor of shape (...)
+        Zero where a sample has no row of positive weight. Smoothed, it is not zero for equal samples.
+    """
+    p, q = p.expand(x.shape[:-1]), q.expand(y.shape[:-1])
+    possible = (p > 0).any(-1) & (q > 0).any(-1)
+    if not possible.any():
+        return torch.zeros_like(p.sum(-1))
+    p, q = _normalised(p), _normalised(q)
+    # at a distance of zero the root has no derivative: just above it the gradient is zero, as by symmetry it should be
+    cost = _squared_distances(x, y).clamp_min(1e-12).sqrt()
+    with torch.no_grad():
+        scale = smoothing * _between(cost, p, q).clamp_min(1e-12)
+        # minima are taken over rows that have weight
+        far = cost.amax() + 1.0
+        shifted = cost + far * (q == 0)[..., None, :]
+        shifted = shifted - shifted.amin(-1, keepdim=True) + far * (p == 0)[..., None]
+        gibbs = torch.exp((shifted.amin(-2, keepdim=True) - shifted) / scale[..., None, None])
+        u, v = p[..., None], (q > 0).to(q.dtype)[..., None]
+        for _ in range(n_steps):
+            u = p[..., None] / (gibbs @ v).clamp_min(1e-30)
+            v = q[..., None] / (gibbs.mT @ u).clamp_min(1e-30)
+        plan = u * gibbs * v.mT
+    value = (plan * cost).sum((-2, -1))
+    return torch.where(possible, value, torch.zeros_like(value))
+
+
+def _normalised(weight: Tensor) -> Tensor:
+    return weight / weight.sum(-1, keepdim=True).clamp_min(1e-12)
+
+
+def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    square = (x * x).sum(-1)[..., :, None] + (y * y).sum(-1)[..., None, :]
+    return (square - 2 * x @ y.mT).clamp_min(0.0)
+
+
+def _between(matrix: Tensor, v: Tensor, w: Tensor) -> Tensor:
+    """v' matrix w, (...)."""
+    return (v * (matrix @ w[..., None]).squeeze(-1)).sum(-1)

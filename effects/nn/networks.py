@@ -49,7 +49,8 @@ def batched_mlp(n_members: int, sizes: list[int], generator: torch.Generator) ->
 class ArmNetwork(nn.Module):
     """A shared trunk with one hidden layer and one linear head per arm, for all members at once.
 
-    The shape of TARNet (Shalit, Johansson & Sontag, ICML 2017, figure 1).
+    The shape of TARNet (Shalit, Johansson & Sontag, ICML 2017, figure 1); with `propensity`, of DragonNet (Shi, Blei &
+    Veitch, NeurIPS 2019, figure 1).
 
     Parameters
     ----------
@@ -59,6 +60,8 @@ class ArmNetwork(nn.Module):
         Width of every hidden layer.
     seen : Tensor of shape (n_members, n_inputs), optional
         One where a member sees an input, zero where it does not: members that see different inputs err differently.
+    propensity : bool
+        Also hold a linear map from the trunk to the logits of the arms, and a number `epsilon` per arm, zero at first.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class ArmNetwork(nn.Module):
         hidden: int,
         generator: torch.Generator,
         seen: Tensor | None = None,
+        propensity: bool = False,
     ) -> None:
         super().__init__()
         self.n_members = n_members
@@ -78,16 +82,27 @@ class ArmNetwork(nn.Module):
         self.trunk = batched_mlp(n_members, [n_inputs, hidden, hidden], generator)
         self.hidden = nn.ModuleList(batched_mlp(n_members, [hidden, hidden], generator) for _ in range(n_arms))
         self.heads = nn.ModuleList(BatchedLinear(n_members, hidden, n_outputs, generator) for _ in range(n_arms))
+        if propensity:  # from zero, so the rest starts as without it
+            self.propensity = BatchedLinear(n_members, hidden, n_arms, torch.Generator(), zero=True)
+            self.epsilon = nn.Parameter(torch.zeros(n_members, n_arms))
+
+    def represent(self, x: Tensor) -> Tensor:
+        """The representation all arms share, ``(n_members, n, hidden)``, of inputs ``(n, n_inputs)``."""
+        return self.trunk(x * self.seen)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Last hidden layer of each arm, each ``(n_members, n, hidden)``, from inputs ``(n, n_inputs)``."""
-        trunk = self.trunk(x * self.seen)
-        return [hidden(trunk) for hidden in self.hidden]
+        shared = self.represent(x)
+        return [hidden(shared) for hidden in self.hidden]
+
+    def outcomes(self, shared: Tensor) -> Tensor:
+        """Heads of every arm, ``(n_members, n, n_arms, n_outputs)``, from the representation."""
+        arms = zip(self.heads, self.hidden, strict=True)
+        return torch.stack([head(hidden(shared)) for head, hidden in arms], dim=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Heads of every arm, ``(n_members, n, n_arms, n_outputs)``."""
-        features = self.features(x)
-        return torch.stack([head(h) for head, h in zip(self.heads, features, strict=True)], dim=2)
+        """Heads of every arm, ``(n_members, n, n_arms, n_outputs)``, from inputs ``(n, n_inputs)``."""
+        return self.outcomes(self.represent(x))
 
 
 class Denoiser(nn.Module):

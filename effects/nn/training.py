@@ -27,6 +27,9 @@ class Objective:
         Of AdamW; the rate decays by a cosine to zero over `epochs`.
     n_steps : int
         Gradient steps per batch.
+    score : callable, optional
+        What validation compares, called as `loss` is; by default the loss itself. An adversary's loss moves with the
+        adversary, so that its epochs cannot be compared.
     """
 
     module: nn.Module
@@ -34,6 +37,7 @@ class Objective:
     lr: float = 3e-3
     weight_decay: float = 1e-3
     n_steps: int = 1
+    score: Callable[[Tensor, torch.Generator], Tensor] | None = None
 
 
 @dataclass
@@ -105,9 +109,9 @@ def train(
 ) -> list[dict[str, float]]:
     """Minimise each objective's weighted mean loss; every member keeps its own best state.
 
-    The first objective is the one validated. A member's state is the one with the lowest weighted loss on its own
-    held-out rows. On KeyboardInterrupt the best states so far are kept, a warning says so, and the caller goes on
-    with a usable model.
+    The first objective is the one validated. A member's state is the one with the lowest weighted loss (or `score`) on
+    its own held-out rows. On KeyboardInterrupt the best states so far are kept, a warning says so, and the caller goes
+    on with a usable model.
 
     Parameters
     ----------
@@ -198,8 +202,9 @@ def _validate(objective: Objective, average: dict[str, Tensor] | None, weight: T
     generator = torch.Generator(device=settings.device).manual_seed(settings.seed + 1)
     rows = torch.nonzero(weight.sum(0) > 0).squeeze(1)
     total = torch.zeros(len(weight), device=weight.device)
+    score = objective.score or objective.loss
     for part in rows.split(8192):
-        total += (objective.loss(part, generator) * weight[:, part]).sum(1)
+        total += (score(part, generator) * weight[:, part]).sum(1)
     if current is not None:
         objective.module.load_state_dict(current)
     return total / weight.sum(1).clamp_min(1e-12)

@@ -6,8 +6,8 @@ PYTHON ?=
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# One worker a core, at most eight; a file stays on one worker, so that its fixtures are fitted once.
-PARALLEL ?= -n auto --maxprocesses 8 --dist loadfile
+# One worker a core, at most eight; what shares fixtures stays on one worker (tests/conftest.py).
+PARALLEL ?= -n auto --maxprocesses 8 --dist loadgroup
 # Suites of effects.benchmark; ihdp and acic2016 need their files (see EFFECTS_DATA in CONTRIBUTING.md).
 SUITES ?= ihdp acic2016 distributions memory
 

@@ -9,7 +9,8 @@ import argparse
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy import stats
 
 from effects import datasets, metrics
 from effects.datasets import CausalDataset
+from effects.models import all_estimators
 from effects.models.diffusion import DiffPO
 from effects.nn.means import MeansConfig, fit_means
 from effects.nn.training import Settings
@@ -143,21 +145,37 @@ PEERS = {"gaussian_ensemble": gaussian_ensemble, "ngboost_per_arm": ngboost_per_
 
 
 def run(
-    suite: str, numbers: Iterable[int], make: Callable[[], Any] | None = None, peers: Iterable[str] = ()
+    suite: str, numbers: Iterable[int], estimators: Sequence[str] = ("DiffPO",), peers: Iterable[str] = ()
 ) -> pd.DataFrame:
-    """All data sets of a suite, one row each, in the order they were run.
+    """All data sets of a suite under every estimator, one row each, in the order they were run.
 
-    `peers` are fitted beside on outcomes that are not binary, where the true laws are known (names in `PEERS`).
+    `estimators` are names of `effects.all_estimators`, fitted with their defaults and ``random_state=0``; one that
+    refuses a data set (too many arms) has no row of it. `peers` are fitted beside `DiffPO` on outcomes that are not
+    binary, where the true laws are known (names in `PEERS`).
     """
-    peers = tuple(peers)
-    make = make or (lambda: DiffPO(random_state=0))
-    rows = []
+    peers, classes = tuple(peers), all_estimators()["class"]
+    rows: list[dict[str, Any]] = []
     for name, train, test in SUITES[suite](numbers):
-        rows.append({"data": name, **evaluate(make, train, test, peers=peers if train.kind != "binary" else ())})
-        print(
-            pd.DataFrame(rows[-1:]).round(3).to_string(index=False, header=len(rows) == 1), file=sys.stderr, flush=True
-        )
+        for estimator in estimators:
+            beside = peers if train.kind != "binary" and estimator == "DiffPO" else ()
+            make = partial(classes[estimator], random_state=0)
+            try:
+                row = evaluate(make, train, test, peers=beside)
+            except ValueError as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                continue
+            rows.append({"data": name, "estimator": estimator, **row})
+            shown = pd.DataFrame(rows[-1:]).round(3)
+            print(shown.to_string(index=False, header=len(rows) == 1), file=sys.stderr, flush=True)
     return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean and median of every figure, an estimator a row; of simulators one mean each."""
+    table = table.assign(group=table["data"].str.rsplit(n=1).str[0])
+    figures = table.drop(columns="data").groupby(["group", "estimator"], sort=False)
+    parts = [figures.mean().assign(statistic="mean"), figures.median().assign(statistic="median")]
+    return pd.concat(parts).reset_index().rename(columns={"group": "data"})
 
 
 def memory(n_rows: int = 1_000_000, n_columns: int = 20) -> pd.DataFrame:
@@ -190,18 +208,24 @@ def main() -> None:
     )
     parser.add_argument("--to", dest="last", type=int, help="last one (default 10; seeds 2)")
     parser.add_argument("--peers", nargs="*", default=[], choices=list(PEERS), help="also fit these, for known laws")
+    parser.add_argument(
+        "--estimators", nargs="*", default=["DiffPO"], metavar="NAME", help="names of all_estimators(), or all"
+    )
     parser.add_argument("--out", help="also write the table as CSV")
     options = parser.parse_args()
     if options.suite == "memory":
         table = memory()
+        print(table.round(3).to_string(index=False))
     else:
         seeds = options.suite == "distributions"
         first = options.first if options.first is not None else (0 if seeds else 1)
         last = options.last if options.last is not None else (2 if seeds else 10)
-        table = run(options.suite, range(first, last + 1), peers=options.peers)
-        numbers = table.drop(columns="data")
-        table = pd.concat([table, numbers.agg(["mean", "median"]).rename_axis("data").reset_index()])
-    print(table.round(3).to_string(index=False))
+        known = list(all_estimators().index)
+        chosen = known if options.estimators == ["all"] else options.estimators
+        if unknown := set(chosen) - set(known):
+            parser.error(f"--estimators: {', '.join(sorted(unknown))} not known; there are {', '.join(known)}")
+        table = run(options.suite, range(first, last + 1), chosen, options.peers)
+        print(summary(table).round(3).to_string(index=False))
     if options.out:
         from effects.files import write_whole
 

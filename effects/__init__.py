@@ -14,6 +14,7 @@ The package is the path of the data, one file a word::
     metrics      how good it is, where the truth is known
     plots        plot_*(obj, *, ax=None) -> Axes
     report       a table for the terminal, one page for the browser -> Report
+    interop      fitted estimators in EconML's and DoWhy's tools: as_econml()
     cli          the same from a shell: ``effects estimate | predict | datasets | demo``
 
 Examples
@@ -39,8 +40,22 @@ if TYPE_CHECKING:
     from effects.effect import Effect, Estimate
     from effects.estimator import EffectEstimator
     from effects.inference import estimate_ate
+    from effects.interop import as_econml
     from effects.models import all_estimators
+    from effects.models.bart import BART, BCF
     from effects.models.diffusion import DiffPO
+    from effects.models.econml import EconML
+    from effects.models.flow import NOFLITE
+    from effects.models.gan import GANITE
+    from effects.models.glm import GComputation
+    from effects.models.interventional import INF
+    from effects.models.probabilistic import ProbabilisticLearner
+    from effects.models.regression import SLearner, TLearner
+    from effects.models.representation import CFRNet, DragonNet, TARNet
+    from effects.models.stack import CausalStack
+    from effects.models.two_stage import DRLearner, XLearner
+    from effects.models.vae import CEVAE
+    from effects.models.vci import VCI
     from effects.nuisance import Nuisance
     from effects.outcomes import PotentialOutcomes
     from effects.report import Report
@@ -56,7 +71,25 @@ _HOME = {
     "Nuisance": "effects.nuisance",
     "EffectEstimator": "effects.estimator",
     "all_estimators": "effects.models",
+    "CausalStack": "effects.models.stack",
     "DiffPO": "effects.models.diffusion",
+    "TARNet": "effects.models.representation",
+    "CFRNet": "effects.models.representation",
+    "DragonNet": "effects.models.representation",
+    "GANITE": "effects.models.gan",
+    "CEVAE": "effects.models.vae",
+    "VCI": "effects.models.vci",
+    "NOFLITE": "effects.models.flow",
+    "INF": "effects.models.interventional",
+    "BART": "effects.models.bart",
+    "BCF": "effects.models.bart",
+    "EconML": "effects.models.econml",
+    "SLearner": "effects.models.regression",
+    "TLearner": "effects.models.regression",
+    "XLearner": "effects.models.two_stage",
+    "DRLearner": "effects.models.two_stage",
+    "ProbabilisticLearner": "effects.models.probabilistic",
+    "GComputation": "effects.models.glm",
     "PotentialOutcomes": "effects.outcomes",
     "Effect": "effects.effect",
     "Estimate": "effects.effect",
@@ -64,6 +97,7 @@ _HOME = {
     "metrics": "effects.metrics",
     "plots": "effects.plots",
     "Report": "effects.report",
+    "as_econml": "effects.interop",
 }
 
 __all__ = [  # noqa: RUF022 - path order, not the alphabet's
@@ -74,7 +108,25 @@ __all__ = [  # noqa: RUF022 - path order, not the alphabet's
     "EffectEstimator",
     "load",
     "all_estimators",
+    "CausalStack",
     "DiffPO",
+    "TARNet",
+    "CFRNet",
+    "DragonNet",
+    "GANITE",
+    "CEVAE",
+    "VCI",
+    "NOFLITE",
+    "INF",
+    "BART",
+    "BCF",
+    "EconML",
+    "SLearner",
+    "TLearner",
+    "XLearner",
+    "DRLearner",
+    "ProbabilisticLearner",
+    "GComputation",
     "PotentialOutcomes",
     "Effect",
     "Estimate",
@@ -82,6 +134,7 @@ __all__ = [  # noqa: RUF022 - path order, not the alphabet's
     "metrics",
     "plots",
     "Report",
+    "as_econml",
 ]
 
 

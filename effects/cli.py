@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from effects import __version__
+from effects.models import _ESTIMATORS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from effects.estimator import EffectEstimator
 
 #: Estimators by their name in the shell: module and class.
-ESTIMATORS = {"diffpo": ("effects.models.diffusion", "DiffPO")}
+ESTIMATORS = {"auto": "CausalStack", **{name.lower(): name for name in _ESTIMATORS}}
 TABLE_SUFFIXES = (".csv", ".parquet")
 PAGE_SUFFIXES = (".html", ".htm")
 #: IHDP's replications differ wildly; the spread of this one's effects is the median of the first thirty.
@@ -112,7 +113,9 @@ def estimate(
     id_column: Id = None,
     control: Annotated[str | None, typer.Option(help="Label of the control arm.")] = None,
     outcome_kind: Annotated[OutcomeKind, typer.Option(help="What the outcome is.")] = OutcomeKind.auto,
-    estimator: Annotated[str, typer.Option(help=f"One of: {', '.join(ESTIMATORS)}.")] = "diffpo",
+    estimator: Annotated[
+        str, typer.Option(help=f"auto combines several, about a minute. One of: {', '.join(ESTIMATORS)}.")
+    ] = "auto",
     level: Level = 0.9,
     drop_missing: Annotated[
         bool, typer.Option("--drop-missing", help="Leave out rows without outcome or arm.")
@@ -333,10 +336,10 @@ def _same_number(label: str, arm: Any) -> bool:
 
 
 def _estimator(name: str) -> Callable[..., EffectEstimator]:
-    if name not in ESTIMATORS:
+    known = ESTIMATORS.get(name.lower())
+    if known is None:
         raise InputError(f"--estimator: {name!r} is not known{_near(name, ESTIMATORS)}")
-    module, cls = ESTIMATORS[name]
-    return getattr(import_module(module), cls)
+    return getattr(import_module(_ESTIMATORS[known]), known)
 
 
 def _load(path: Path) -> EffectEstimator:

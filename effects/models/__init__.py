@@ -12,7 +12,25 @@ if TYPE_CHECKING:
 
 #: Where each estimator lives, in the order in which they are shown.
 _ESTIMATORS = {
+    "CausalStack": "effects.models.stack",
     "DiffPO": "effects.models.diffusion",
+    "TARNet": "effects.models.representation",
+    "CFRNet": "effects.models.representation",
+    "DragonNet": "effects.models.representation",
+    "GANITE": "effects.models.gan",
+    "CEVAE": "effects.models.vae",
+    "VCI": "effects.models.vci",
+    "NOFLITE": "effects.models.flow",
+    "INF": "effects.models.interventional",
+    "BART": "effects.models.bart",
+    "BCF": "effects.models.bart",
+    "EconML": "effects.models.econml",
+    "SLearner": "effects.models.regression",
+    "TLearner": "effects.models.regression",
+    "XLearner": "effects.models.two_stage",
+    "DRLearner": "effects.models.two_stage",
+    "ProbabilisticLearner": "effects.models.probabilistic",
+    "GComputation": "effects.models.glm",
 }
 
 

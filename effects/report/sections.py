@@ -457,7 +457,16 @@ def _computation(s: Study, command: str | None) -> Section:
         ("Command", command or ""),
     ]
     facts = Facts(tuple((term, text) for term, text in pairs if text), code=("Estimator", "Command"))
-    return Section("computation", "How it was computed", (facts,), brief=False)
+    return Section("computation", "How it was computed", (facts, *_weights(s)), brief=False)
+
+
+def _weights(s: Study) -> Iterator[Table]:
+    """What each component of a stack has to say, in percent."""
+    weights: pd.DataFrame | None = getattr(s.est, "weights_", None)
+    if weights is not None:
+        frame = weights.reset_index()
+        caption = "Weights of the stack's components, found on held-out rows"
+        yield Table("weights", caption, frame, None, tuple(map(str, weights.columns)))
 
 
 def _training(history: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ import json
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -53,6 +53,8 @@ class TrainingData:
         Cross-fitted on these rows.
     schema : Schema
     seed : int
+    shared : dict
+        What estimators that are fitted on the same data have in common, and need not learn twice.
     """
 
     E: NDArray[np.float32]
@@ -62,6 +64,7 @@ class TrainingData:
     nuisance: Nuisance
     schema: Schema
     seed: int
+    shared: dict[Hashable, Any] = field(default_factory=dict)
 
 
 class EffectEstimator(BaseEstimator):

@@ -22,7 +22,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "TARNet": {"n_networks": 4, "hidden": 16, "epochs": 12},
     "CFRNet": {"n_networks": 4, "hidden": 16, "epochs": 12},
     "DragonNet": {"n_networks": 4, "hidden": 16, "epochs": 12},
-    "GANITE": {"n_networks": 4, "hidden": 16, "epochs": 15},
+    "GANITE": {"n_networks": 4, "hidden": 16, "epochs": 8},
     "CEVAE": {"n_networks": 4, "hidden": 16, "latent_dim": 4, "epochs": 12},
     "VCI": {"n_networks": 4, "hidden": 16, "epochs": 12},
     "NOFLITE": {"n_networks": 4, "hidden": 16, "n_flows": 2, "epochs": 12},

@@ -213,28 +213,23 @@ def test_nothing_is_extrapolated_but_lines() -> None:
 
 
 def test_the_best_component_is_found() -> None:
-    """An estimator of the truth beside one that hardly learned: the weights say which is which."""
-    data = make_heteroscedastic(600, random_state=0)
+    """An estimator of the truth beside one that hardly learned: the weights say which is which, on new rows too."""
+    both = make_heteroscedastic(1600, random_state=0)
+    data, new = both.take(np.arange(600)), both.take(np.arange(600, 1600))
     good = DiffPO(n_networks=7, hidden=32, epochs=60, n_denoisers=2)
     bad = DiffPO(n_networks=7, hidden=4, epochs=1, n_denoisers=2, lr=1e-5)
     est = CausalStack(estimators=[("bad", bad), ("good", good)], random_state=0)
     est.fit(data.X, data.y, treatment=data.treatment)
     weights = est.weights_.filter(like="mean of").sum(axis=1)
-    assert weights["good"] > weights["bad"]
-    assert data.truth is not None
-    error = {name: _error(one, data) for name, one in {**est.estimators_, "stack": est}.items()}
-    assert error["stack"] < 1.05 * min(error["good"], error["bad"])
+    assert weights["good"] > 3 * weights["bad"]
+    error = {name: _error(one, new) for name, one in {**est.estimators_, "stack": est}.items()}
+    assert error["stack"] < min(error["good"], error["bad"])
 
 
 def _error(est: Any, data: Any) -> float:
-    E = data.X
-    if not hasattr(est, "feature_names_in_"):  # fitted on encoded rows by the stack
-        inputs = est._inputs(est.schema_.encode(E))
-        cate = est._mean(inputs)
-        cate = cate[:, 1] - cate[:, 0]
-    else:
-        cate = est.predict(E)
-    return effects.metrics.pehe(np.asarray(data.cate), cate)
+    """Root mean squared error of the arms' means."""
+    mean = est._mean(est._inputs(est.schema_.encode(data.X)))
+    return float(np.sqrt(np.mean((mean - data.mu) ** 2)))
 
 
 def test_weights_are_convex_and_reported() -> None:

@@ -64,7 +64,12 @@ class LocationScaleEstimator(EffectEstimator, ABC):
         config = MeansConfig(self._n_networks(len(z)), self.hidden, self.lr, self.weight_decay)
         binary = data.schema.outcome.kind == "binary"
         arm = torch.from_numpy(data.a)
-        return fit_means(inputs, extra, arm, z, weight, data.schema.n_arms, binary, config, settings)
+        plan = (settings.epochs, settings.batch_size, settings.patience, settings.seed, settings.amp)
+        key = ("means", config, plan, str(settings.device), weight.numpy().tobytes())
+        if key not in data.shared:
+            rows = (inputs, extra, arm, z, weight)
+            data.shared[key] = fit_means(*rows, data.schema.n_arms, binary, config, settings)
+        return data.shared[key]
 
     def _fit_scores(self, data: TrainingData, context: Tensor, scores: Tensor) -> tuple[dict[str, Any], Array]:
         """Fitted attributes (with ``history_``) of a law of the normal scores of residuals given `context`.
@@ -97,7 +102,9 @@ class LocationScaleEstimator(EffectEstimator, ABC):
 
     def _fit(self, data: TrainingData) -> dict[str, Any]:
         kind, n_arms = data.schema.outcome.kind, data.schema.n_arms
-        scale, log_nuisance = _learn_scale(data, kind)
+        if "scale" not in data.shared:
+            data.shared["scale"] = _learn_scale(data, kind)
+        scale, log_nuisance = data.shared["scale"]
         values = (log_nuisance or data.nuisance).out_of_fold_
         columns = nuisance_columns(values, scale, kind, log_nuisance is not None)
         inputs = torch.from_numpy(np.concatenate([data.E, columns], axis=1, dtype=np.float32))

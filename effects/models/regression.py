@@ -362,10 +362,10 @@ class RowDraw:
 
         `factor` multiplies the weights. Rows are redrawn where the model takes no weights.
         """
-        settings = _boosting(role, int(np.count_nonzero(self.weight)))
+        settings = _boosting("contrast" if role == "score" else role, int(np.count_nonzero(self.weight)))
         used = np.flatnonzero((self.weight > 0) & (True if rows is None else rows))
-        # few rows: leaves of 20 smooth everything away, effects first (measured on IHDP's 139 treated)
-        share = 25 if role == "contrast" else 10
+        # few rows: leaves of 20 smooth everything away, imputed effects first (measured on IHDP's 139 treated)
+        share = 25 if role == "contrast" else 5
         settings["min_samples_leaf"] = max(3, min(settings["min_samples_leaf"], len(used) // share))
         weight = self.weight[used]
         if model is None or has_fit_parameter(model, "sample_weight"):

@@ -155,20 +155,22 @@ class CausalStack(EffectEstimator):
     # ------------------------------------------------------------------ fit
 
     def _fit(self, data: TrainingData) -> dict[str, Any]:
-        rng = np.random.default_rng(data.seed)
-        chosen = self.estimators if self.estimators is not None else default_estimators(len(data.y))
+        chosen = (
+            self.estimators
+            if self.estimators is not None
+            else default_estimators(len(data.y), data.schema.outcome.kind)
+        )
         estimators: dict[str, EffectEstimator] = {}
         held: dict[str, PotentialOutcomes] = {}
         history: list[dict[str, Any]] = []
         with _progress(len(chosen) + len(LIBRARY), bool(self.verbose)) as step:
             for name, template in chosen:
                 step(name)
-                own = replace(data, seed=int(rng.integers(2**31 - 1)))
-                est = clone(template)._fit_checked(own)
+                est = clone(template)._fit_checked(data)
                 estimators[name] = est
                 history += [{**entry, "stage": f"{name}, {entry.get('stage', 'training')}"} for entry in est.history_]
                 found = getattr(est, "held_out_", None)
-                held[name] = found if found is not None else self._cross_fit(template, own)
+                held[name] = found if found is not None else self._cross_fit(template, data)
             kind = data.schema.outcome.kind
             logs = _logs(data)
             library, regressed = self._fit_library(data, logs, step)
@@ -445,13 +447,16 @@ class CausalStack(EffectEstimator):
         return fitted
 
 
-def default_estimators(n_samples: int) -> list[tuple[str, EffectEstimator]]:
-    """What `CausalStack` fits where nothing else is asked for.
+def default_estimators(n_samples: int, kind: str) -> list[tuple[str, EffectEstimator]]:
+    """What `CausalStack` fits where nothing else is asked for: a diffusion and a flow around the same means.
 
-    Twice or more the networks of `DiffPO` alone: every row is then held out by some of them, not by one or two, and
-    held-out predictions are as good as those of an ensemble.
+    With twice the networks of `DiffPO` alone every row is held out by some of them, not by one or two, so that
+    held-out predictions are as good as those of an ensemble. A binary outcome has no law to learn beside its mean.
     """
-    return [("DiffPO", _named("DiffPO")(n_networks=28 if n_samples < 4000 else 14))]
+    n_networks = 28 if n_samples < 4000 else 14
+    diffusion = ("DiffPO", _named("DiffPO")(n_networks=n_networks))
+    flow = ("NOFLITE", _named("NOFLITE")(n_networks=n_networks, balance=0.0))
+    return [diffusion] if kind == "binary" else [diffusion, flow]
 
 
 def _moves(data: TrainingData) -> bool:

@@ -30,10 +30,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "BART": {"n_trees": 20, "n_gfr": 5, "n_mcmc": 40, "n_members": 10, "n_draws": 16},
     "BCF": {"n_trees": 20, "n_effect_trees": 10, "n_gfr": 5, "n_mcmc": 40, "n_members": 10, "n_draws": 16},
     "EconML": {"n_trees": 40, "n_members": 8, "n_draws": 16},
-    "SLearner": {"n_members": 3, "n_folds": 3, "n_draws": 32},
+    "SLearner": {"n_members": 5, "n_draws": 32},
     "TLearner": {"n_members": 3, "n_folds": 3, "n_draws": 32},
     "XLearner": {"n_members": 3, "n_folds": 3, "n_draws": 32},
-    "DRLearner": {"n_members": 3, "n_folds": 3, "n_draws": 32},
+    "DRLearner": {"n_members": 5, "n_draws": 32},
     "ProbabilisticLearner": {"n_members": 4, "n_draws": 32},
     "GComputation": {"errors": "bootstrap", "n_members": 8, "n_draws": 32},
 }

@@ -364,9 +364,9 @@ class RowDraw:
         """
         settings = _boosting("contrast" if role == "score" else role, int(np.count_nonzero(self.weight)))
         used = np.flatnonzero((self.weight > 0) & (True if rows is None else rows))
-        # few rows: leaves of 20 smooth everything away, imputed effects first (measured on IHDP's 139 treated)
-        share = 25 if role == "contrast" else 5
-        settings["min_samples_leaf"] = max(3, min(settings["min_samples_leaf"], len(used) // share))
+        # few rows: leaves of 20 smooth effects away, imputed ones first (measured on IHDP's 139 treated)
+        share = {"arm": 1, "single": 5, "score": 5, "contrast": 25}[role]
+        settings["min_samples_leaf"] = min(settings["min_samples_leaf"], max(3, len(used) // share))
         weight = self.weight[used]
         if model is None or has_fit_parameter(model, "sample_weight"):
             weight = weight * (1.0 if factor is None else factor[used])

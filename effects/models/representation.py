@@ -193,7 +193,7 @@ random_state, verbose
     Notes
     -----
     Deviations from the paper, beside those of `TARNet`: representations are measured in units of their own spread over
-    the batch (median distance from the median), or a network could lower any distance by shrinking them.
+    the batch (median distance of two rows), or a network could lower any distance by shrinking them.
     Held-out rows are no part of a network's penalty, sample weights are, and a pair of arms of which one is missing in
     the batch contributes nothing. Networks are stopped early by the outcomes' loss alone.
 
@@ -272,14 +272,16 @@ random_state, verbose
 def imbalance(shared: Tensor, arm: Tensor, weight: Tensor, n_arms: int, distance: Distance) -> Tensor:
     """How far the arms' representations are from one another on average over pairs of arms, in units of their spread.
 
-    The unit is the median distance from the median, which a few rows cannot stretch. In units of the root mean square,
-    networks learnt to send single rows far away, and so everything else together.
+    The unit is the median distance of a row from the next (batches are shuffled), which a few rows cannot stretch. In
+    units of the root mean square, networks learnt to send single rows far away, and so everything else together.
 
     Parameters
     ----------
     shared : Tensor of shape (n_members, n, d)
+        In no order that says anything of the rows.
     arm : Tensor of int64, shape (n,)
     weight : Tensor of shape (n_members, n)
+        Rows of weight zero are not looked at.
     distance : callable
         `mmd` or `sinkhorn` of `effects.nn.losses`.
 
@@ -287,11 +289,9 @@ def imbalance(shared: Tensor, arm: Tensor, weight: Tensor, n_arms: int, distance
     -------
     Tensor of shape (n_members,)
     """
-    used = (weight > 0)[..., None]
-    center = shared.masked_fill(~used, torch.nan).nanmedian(dim=1, keepdim=True).values
-    size = (shared - center).norm(dim=2, keepdim=True).masked_fill(~used, torch.nan)
-    unit = size.nanmedian(dim=1, keepdim=True).values.nan_to_num(1.0).clamp_min(1e-4)
-    units = shared / unit
+    used = (weight[:, 1:] > 0) & (weight[:, :-1] > 0)
+    steps = shared.diff(dim=1).norm(dim=2).masked_fill(~used, torch.nan)
+    units = shared / steps.nanmedian(dim=1).values.nan_to_num(1.0).clamp_min(1e-4)[:, None, None]
     samples = [(units[:, arm == a], weight[:, arm == a]) for a in range(n_arms)]
     return torch.stack([distance(x, y, p, q) for (x, p), (y, q) in combinations(samples, 2)]).mean(0)
 

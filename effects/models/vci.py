@@ -121,7 +121,7 @@ class Weights:
 
 
 class VCI(LocationScaleEstimator):
-    r"""Variational causal inference (Wu, McConnell & Iriondo 2024): counterfactuals of *observed* units.
+    r"""Variational causal inference (Wu, McConnell & Iriondo, ICLR 2025): counterfactuals of *observed* units.
 
     What would have been this patient's outcome under the other arm, given the outcome that was seen? An encoder
     :math:`q(z \mid y, x, t)` abducts what made the outcome what it was, a decoder :math:`p(y \mid z, t')` replays it
@@ -187,13 +187,13 @@ class VCI(LocationScaleEstimator):
     Deviations from the paper. Alone, :math:`-\log \hat p(y')` is least where every y' is the mode of its density,
     so counterfactuals lose their spread. We add :math:`-\log |\partial y' / \partial y|` (a difference quotient with
     the same latent noise): by the change of variables the term is then the divergence of the law of y' from
-    :math:`\hat p`. The paper estimates densities by an adversary for images or per group; its encoder sees x, ours the
+    :math:`\hat p`. The paper's density is a kernel estimate or an adversary; its encoder sees x, ours the
     means, spreads and nuisances of x, on whose scale the outcome is a score.
 
     References
     ----------
-    Wu, McConnell & Iriondo (2024), Counterfactual generative modeling with variational causal inference, arXiv
-    2410.12730, eq. 5. Pearl (2009), Causality, 7.1 (abduction, action, prediction).
+    Wu, McConnell & Iriondo (2025), Counterfactual generative modeling with variational causal inference, arXiv
+    2410.12730. Pearl (2009), Causality, 7.1 (abduction, action, prediction).
 
     Examples
     --------
@@ -209,7 +209,7 @@ class VCI(LocationScaleEstimator):
     (200, 1)
     """
 
-    _paper = "Wu et al. 2024, arXiv 2410.12730"
+    _paper = "Wu et al., ICLR 2025, arXiv 2410.12730"
     _sizes = (*LocationScaleEstimator._sizes, "latent_dim")
     _rates = (*LocationScaleEstimator._rates, "density_weight", "consistency_weight", "noise")
 

@@ -188,6 +188,15 @@ def test_scores_and_quantiles_of_a_law_are_inverse() -> None:
         draws = _calibrated(np.stack([law, law], -1)[None], residuals, 200)
         assert_allclose(draws[0, :, 1, 0], 2.0 * normal_nodes(200), atol=1e-9)
         assert_allclose(draws[0, :, 1, 1], factor * 2.0 * normal_nodes(200), atol=1e-9)
+    # beyond the draws, the average slope of the outer five: one draw far out does not set the tail
+    nodes, cubic = normal_nodes(32), normal_nodes(32) ** 3
+    slope = (cubic[-1] - cubic[-5]) / (nodes[-1] - nodes[-5])
+    top = np.array([cubic[-1] + 2.0 * slope, -cubic[-1] - 2.0 * slope])
+    assert_allclose(_scores_in(np.stack([cubic, cubic], 1), top), [nodes[-1] + 2.0, -nodes[-1] - 2.0])
+    twice = _calibrated(cubic[None, :, None, None], ResidualLaw(knots, 2 * knots[None]), 64)[0, :, 0, 0]
+    assert_allclose(
+        twice[[0, -1]], np.array([-1.0, 1.0]) * (cubic[-1] + slope * (2 * normal_nodes(64)[-1] - nodes[-1]))
+    )
     shifted = ResidualLaw(knots, knots[None] + 0.4)
     assert_allclose(_calibrated(law[None, :, :, None], shifted, 50).mean(1), 0.0, atol=1e-12)
 

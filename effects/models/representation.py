@@ -84,7 +84,8 @@ class TARNet(LocationScaleEstimator):
     owe their worst results to; and rows count equally in the loss, not arms (the paper's :math:`w_i` of eq. 3): equal
     arms took sqrt PEHE on IHDP 11 and 12 from 0.50 and 0.47 to 0.55 and 0.52.
 
-    MEASURED
+    Measured on IHDP 1-10 (90/10 splits, out of sample), sqrt PEHE is 0.46 on average and 0.39 in the median with the
+    nuisances as inputs, 0.46 and 0.38 without: after the Bayesian last layer they are not what carries the method.
 
     References
     ----------
@@ -197,7 +198,8 @@ random_state, verbose
     Held-out rows are no part of a network's penalty, sample weights are, and a pair of arms of which one is missing in
     the batch contributes nothing. Networks are stopped early by the outcomes' loss alone.
 
-    CHOSEN
+    On IHDP 11 and 12, `alpha` from 0.1 to 3 moved sqrt PEHE by at most 0.03 for either penalty, all a little below
+    TARNet's 0.49. Gain or loss by the penalty is smaller than the difference of two replications.
 
     References
     ----------
@@ -331,7 +333,8 @@ random_state, verbose
     The :math:`\epsilon` are for training: the mean's head, which they move, gives way to the Bayesian last layer. For
     average effects use `effects.estimate_ate`, whose cross-fitted AIPW solves the same score and has standard errors.
 
-    CHOSEN
+    Measured on IHDP 1-10 (90/10 splits, out of sample), sqrt PEHE is 0.47 on average and 0.40 in the median. On IHDP 11
+    and 12, weights of 0, 0.1 and 1 were alike within 0.01.
 
     References
     ----------

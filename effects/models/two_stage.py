@@ -314,8 +314,7 @@ class DRLearner(TwoStageLearner):
     def _fit_member(self, data: TrainingData, target: _Stage, draw: RowDraw) -> list[Predictor]:
         X, (score, factor), model = data.E.astype(np.float64), target.imputed, self._second_model()
         return [
-            draw.fit(model, X, score[:, k], "continuous", "score", factor=factor[:, k])
-            for k in range(score.shape[1])
+            draw.fit(model, X, score[:, k], "continuous", "score", factor=factor[:, k]) for k in range(score.shape[1])
         ]
 
     def _effects(self, models: list[Predictor], X: Array, propensity: Array) -> Array:

@@ -6,11 +6,16 @@ The package is the path of the data, one file a word::
     schema       its encoding: columns, missing values, arms, outcome kind -> Schema
     nuisance     cross-fitted propensities and outcome means -> Nuisance
     nn           networks, losses, the training loop, the Bayesian last layer
+    calibration  how sure of effects to be, learned from held-out rows
+    support      how much the data say about a new unit -> Support
     estimator    fit and predict, the same for every model -> EffectEstimator
     models       one file a family: diffusion.DiffPO
     outcomes     the distribution of every Y(a) | x -> PotentialOutcomes
-    effect       of a treatment on a unit -> Effect; on a population -> Estimate
-    inference    average effects with standard errors: estimate_ate()
+    individual   the effect on one patient, and what no data can say of it -> IndividualEffect
+    effect       of a treatment on a unit -> Effect; on a population -> Estimate, Estimates
+    inference    average effects with standard errors: estimate_ate(), _att, _atc, _ato, _gate, _qte
+    conformal    intervals with a guarantee, around any estimator -> ConformalOutcomes
+    diagnostics  is the fit to be believed: check_calibration(), rate(), ... -> Check
     metrics      how good it is, where the truth is known
     plots        plot_*(obj, *, ax=None) -> Axes
     report       a table for the terminal, one page for the browser -> Report
@@ -35,11 +40,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from effects import datasets, metrics, plots
+    from effects import datasets, diagnostics, metrics, plots
+    from effects.conformal import ConformalOutcomes
     from effects.datasets import CausalDataset
-    from effects.effect import Effect, Estimate
+    from effects.diagnostics import Check
+    from effects.effect import Effect, Estimate, Estimates
     from effects.estimator import EffectEstimator
-    from effects.inference import estimate_ate
+    from effects.individual import IndividualEffect
+    from effects.inference import (
+        estimate_atc,
+        estimate_ate,
+        estimate_ato,
+        estimate_att,
+        estimate_gate,
+        estimate_qte,
+    )
     from effects.interop import as_econml
     from effects.models import all_estimators
     from effects.models.bart import BART, BCF
@@ -60,6 +75,7 @@ if TYPE_CHECKING:
     from effects.outcomes import PotentialOutcomes
     from effects.report import Report
     from effects.schema import Schema
+    from effects.support import Support
 
 __version__ = "0.1.0"
 
@@ -69,6 +85,7 @@ _HOME = {
     "CausalDataset": "effects.datasets",
     "Schema": "effects.schema",
     "Nuisance": "effects.nuisance",
+    "Support": "effects.support",
     "EffectEstimator": "effects.estimator",
     "all_estimators": "effects.models",
     "CausalStack": "effects.models.stack",
@@ -91,9 +108,19 @@ _HOME = {
     "ProbabilisticLearner": "effects.models.probabilistic",
     "GComputation": "effects.models.glm",
     "PotentialOutcomes": "effects.outcomes",
+    "IndividualEffect": "effects.individual",
     "Effect": "effects.effect",
     "Estimate": "effects.effect",
+    "Estimates": "effects.effect",
     "estimate_ate": "effects.inference",
+    "estimate_att": "effects.inference",
+    "estimate_atc": "effects.inference",
+    "estimate_ato": "effects.inference",
+    "estimate_gate": "effects.inference",
+    "estimate_qte": "effects.inference",
+    "ConformalOutcomes": "effects.conformal",
+    "diagnostics": "effects.diagnostics",
+    "Check": "effects.diagnostics",
     "metrics": "effects.metrics",
     "plots": "effects.plots",
     "Report": "effects.report",
@@ -105,6 +132,7 @@ __all__ = [  # noqa: RUF022 - path order, not the alphabet's
     "CausalDataset",
     "Schema",
     "Nuisance",
+    "Support",
     "EffectEstimator",
     "load",
     "all_estimators",
@@ -128,9 +156,19 @@ __all__ = [  # noqa: RUF022 - path order, not the alphabet's
     "ProbabilisticLearner",
     "GComputation",
     "PotentialOutcomes",
+    "IndividualEffect",
     "Effect",
     "Estimate",
+    "Estimates",
     "estimate_ate",
+    "estimate_att",
+    "estimate_atc",
+    "estimate_ato",
+    "estimate_gate",
+    "estimate_qte",
+    "ConformalOutcomes",
+    "diagnostics",
+    "Check",
     "metrics",
     "plots",
     "Report",
@@ -155,7 +193,8 @@ def load(path: str | os.PathLike[str]) -> EffectEstimator:
     Traceback (most recent call last):
     FileNotFoundError: no model file at 'missing.effects'.
     """
-    from effects.estimator import EffectEstimator, read_model
+    from effects.estimator import EffectEstimator
+    from effects.persistence import read_model
 
     name = read_model(path)[0]["class"]
     cls = __getattr__(name) if name in _HOME else None

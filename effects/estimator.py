@@ -2,72 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
-from effects.effect import Effect, Law, contrast
-from effects.files import write_whole
+from effects.calibration import EffectSpread, alternative_effects, alternative_weights, learn_spread
+from effects.effect import Effect, contrast
+from effects.individual import Law
 from effects.nn.training import one_thread
-from effects.nuisance import Nuisance, NuisanceValues
-from effects.outcomes import KINDS, PotentialOutcomes
+from effects.nuisance import CrossFitted, Nuisance, NuisanceValues
+from effects.outcomes import KINDS, PotentialOutcomes, between
+from effects.persistence import Persistent
+from effects.rows import TrainingData, check_propensities, check_weights, positions, row_keys, seed_of
 from effects.schema import Schema, check_sample_weight
+from effects.support import Support, SupportModel
 
 Array = NDArray[np.float64]
 Result = TypeVar("Result")
+Sampled = tuple[NDArray[np.float32], Array | None, Array | None]  # draws, member means, calibrated member effects
 _CHUNK_ROWS = 8192
 _BLOCK_ROWS = 16_384
 _SCORE_ROWS = 1024  # rows whose draws are held at once
-_FORMAT = "effects-model-1"
+_SPREAD_ROWS = 20_000  # enough to learn how sure of effects to be
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """What a subclass's `_fit` gets: checked, encoded, complete.
-
-    Attributes
-    ----------
-    E : ndarray of float32, shape (n_samples, n_encoded)
-    a : ndarray of int64, shape (n_samples,)
-        Arms, control 0.
-    y : ndarray of float64, shape (n_samples,)
-        Outcome in its own unit (0 and 1 for a binary one).
-    weight : ndarray of float64, shape (n_samples,)
-        Sample weights, mean one.
-    nuisance : Nuisance
-        Cross-fitted on these rows.
-    schema : Schema
-    seed : int
-    shared : dict
-        What estimators that are fitted on the same data have in common, and need not learn twice.
-    """
-
-    E: NDArray[np.float32]
-    a: NDArray[np.int64]
-    y: Array
-    weight: Array
-    nuisance: Nuisance
-    schema: Schema
-    seed: int
-    shared: dict[Hashable, Any] = field(default_factory=dict)
-
-
-class EffectEstimator(BaseEstimator):
+class EffectEstimator(Persistent):
     """Base of all estimators of potential-outcome distributions and treatment effects.
 
     A subclass writes `_fit` (returns its fitted attributes) and `_sample`; `_means` and `_mean` may be given where
@@ -83,6 +51,10 @@ class EffectEstimator(BaseEstimator):
         Cross-fitted outcome regressions and propensities.
     history_ : list of dict
         What training did, epoch by epoch.
+    effect_spread_ : EffectSpread or None
+        How the posterior of effects was scaled by held-out rows; None for an estimator that keeps none.
+    support_model_ : SupportModel
+        Averages of the training rows, from which `support` tells.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Only where X was a DataFrame with string columns.
@@ -141,13 +113,13 @@ class EffectEstimator(BaseEstimator):
         schema = Schema.learn(X, y, treatment, outcome=self.outcome, control=self.control, sample_weight=sample_weight)
         self._check_possible(schema)
         E, a, Y = schema.encode(X), schema.encode_treatment(treatment), schema.encode_outcome(y)
-        weight = _weights(sample_weight, a, schema.arms)
-        known = None if propensity is None else _propensities(propensity, len(E), schema.arms)
+        weight = check_weights(sample_weight, a, schema.arms)
+        known = None if propensity is None else check_propensities(propensity, len(E), schema.arms)
         used = weight > 0
         if not used.all():  # rows without weight take no part: not in the folds, not in the outcome's scale
             E, a, Y, weight = E[used], a[used], Y[used], weight[used] / weight[used].mean()
             known = None if known is None else known[used]
-        seed = _seed(self.random_state)
+        seed = seed_of(self.random_state)
         nuisance = clone(self.nuisance) if self.nuisance is not None else Nuisance()
         if nuisance.random_state is None:
             nuisance.set_params(random_state=seed)
@@ -157,27 +129,51 @@ class EffectEstimator(BaseEstimator):
             self.feature_names_in_ = np.asarray(X.columns, dtype=object)
         return self._fit_checked(TrainingData(E, a, Y, weight, nuisance, schema, seed))
 
-    def _fit_checked(self, data: TrainingData) -> Self:
-        """Fit on data that are checked, encoded and cross-fitted, perhaps by an estimator that holds this one."""
+    def _fit_checked(self, data: TrainingData, *, inside: bool = False) -> Self:
+        """Fit on data that are checked, encoded and cross-fitted, perhaps `inside` an estimator that holds this one."""
         with one_thread():
             fitted = self._fit(data)
         self.__dict__.update(fitted)
         self.nuisance_, self.arms_, self.seed_ = data.nuisance, data.schema.arms, data.seed
-        self.fingerprint_ = _fingerprint(data.E, data.a, data.y)
+        self.rows_ = row_keys(data.E, data.a, data.y)
+        self.df_ = int(np.bincount(data.a).min()) - 1
         self.n_features_in_ = len(data.schema.columns)
         self.schema_ = data.schema  # last: this is what makes the estimator fitted
+        try:
+            with one_thread():
+                self.effect_spread_ = None if inside else self._learn_spread(data)
+                if not inside:
+                    e, n_arms = data.nuisance.out_of_fold_.propensity, data.schema.n_arms
+                    self.support_model_ = SupportModel.fit(data.E, data.a, data.weight, e, n_arms, data.seed)
+        except BaseException:
+            del self.schema_
+            raise
         return self
 
-    def predict(self, X: ArrayLike | pd.DataFrame) -> Array:
+    def predict(self, X: ArrayLike | pd.DataFrame, return_std: bool = False) -> Any:
         """CATE against the control arm.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+        return_std : bool
+            Whether to return the posterior standard deviations of the CATE too, as scikit-learn's Gaussian processes
+            do.
 
         Returns
         -------
-        ndarray of shape (n_samples,) for two arms, else (n_samples, n_arms - 1)
+        cate : ndarray of shape (n_samples,) for two arms, else (n_samples, n_arms - 1)
             In the outcome's unit (risk differences for a binary outcome).
+        std : ndarray of that shape
+            Only with `return_std`.
         """
         E = self._encode(X)
-        mean = np.concatenate(self._map(lambda inputs, _: self._mean(inputs), E))
+        if return_std:
+            parts = self._map(self._effect_members, E)
+            cate = np.concatenate([part.mean(axis=0) for part in parts])
+            std = np.concatenate([part.std(axis=0) for part in parts])
+            return (cate[:, 0], std[:, 0]) if cate.shape[1] == 1 else (cate, std)
+        mean = np.concatenate(self._map(lambda inputs, *_: self._mean(inputs), E))
         cate = mean[:, 1:] - mean[:, :1]
         return cate[:, 0] if cate.shape[1] == 1 else cate
 
@@ -202,11 +198,16 @@ class EffectEstimator(BaseEstimator):
         if n_draws is not None and (not isinstance(n_draws, int | np.integer) or n_draws is True or n_draws < 1):
             raise ValueError(f"n_draws must be a positive int, got {n_draws!r}.")
         E = self._encode(X)
-        rng = np.random.default_rng(self.seed_ if random_state is None else _seed(random_state))
+        rng = np.random.default_rng(self.seed_ if random_state is None else seed_of(random_state))
         return self._outcomes(E, n_draws, rng, _index(X))
 
     def predict_effect(
-        self, X: ArrayLike | pd.DataFrame, *, treated: Hashable = None, control: Hashable = None
+        self,
+        X: ArrayLike | pd.DataFrame,
+        *,
+        treated: Hashable = None,
+        control: Hashable = None,
+        unsupported: str = "keep",
     ) -> Effect:
         """CATE of `treated` against `control` with its uncertainty.
 
@@ -217,21 +218,45 @@ class EffectEstimator(BaseEstimator):
             May be left out where there are two arms.
         control : label, optional
             By default the control arm of the fit.
+        unsupported : {"keep", "flag", "nan"}
+            What becomes of units of which the training data say too little (see `support`): no question is asked;
+            they are marked (``Effect.supported``, a column of its frame); or they get NaN, too.
 
         Returns
         -------
         Effect
         """
+        if unsupported not in ("keep", "flag", "nan"):
+            raise ValueError(f"unsupported must be 'keep', 'flag' or 'nan', got {unsupported!r}.")
         E = self._encode(X)
         t, c = contrast(self.arms_, treated, control)
-
-        def difference(inputs: NDArray[np.float32], _: slice) -> NDArray[np.float32]:
-            means = self._means(inputs)
-            return (means[:, :, t] - means[:, :, c]).astype(np.float32)
-
-        parts = self._map(difference, E)
+        parts = self._map(lambda *block: between(self._effect_members(*block), t, c).astype(np.float32), E)
         laws = partial(self._laws, E, t, c)
-        return Effect(np.concatenate(parts, axis=1), self.arms_[t], self.arms_[c], laws, index=_index(X))
+        members = np.concatenate(parts, axis=1)
+        arms, df = (self.arms_[t], self.arms_[c]), self._df()
+        if unsupported == "keep":
+            return Effect(members, *arms, laws, index=_index(X), df=df)
+        found = self._support(E)
+        enough = np.asarray(~(found.unlike | found.rare)[:, [t, c]].any(axis=1))  # of the two arms that are compared
+        hidden = unsupported == "nan"
+        return Effect(members, *arms, laws, index=_index(X), df=df, supported=enough, hidden=hidden)
+
+    def support(self, X: ArrayLike | pd.DataFrame, *, level_flag: float = 0.01) -> Support:
+        """How much the training data say about each unit: whether it is like the rows that got each arm, and whether
+        units like it got each arm at all.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n_samples, n_features)
+        level_flag : float
+            Share of units of the training population that may be flagged by mistake as unlike its rows.
+
+        Returns
+        -------
+        Support
+            With ``supported`` and the ``reason`` of every flag; see `effects.support.SupportModel` for the method.
+        """
+        return self._support(self._encode(X), level_flag, _index(X))
 
     def score(
         self,
@@ -251,9 +276,9 @@ class EffectEstimator(BaseEstimator):
             raise ValueError(f"X, y and treatment have {len(E)}, {len(Y)} and {len(a)} rows: they must agree.")
         weight = np.ones(len(E)) if sample_weight is None else check_sample_weight(sample_weight, len(E))
 
-        def loss(inputs: NDArray[np.float32], rows: slice) -> float:
+        def loss(inputs: NDArray[np.float32], rows: slice, _: Any) -> float:
             rng = np.random.default_rng([self.seed_, rows.start])
-            outcomes = self._pack([self._sample(inputs, self._score_draws, rng)], None)
+            outcomes = self._pack([(*self._sample(inputs, self._score_draws, rng), None)], None)
             return float(weight[rows] @ outcomes.crps(Y[rows], a[rows]))
 
         return -sum(self._map(loss, E, _SCORE_ROWS)) / float(weight.sum())
@@ -281,7 +306,7 @@ class EffectEstimator(BaseEstimator):
         a, Y = self.schema_.encode_treatment(treatment), self.schema_.encode_outcome(y)
         if not len(a) == len(Y) == len(E):
             raise ValueError(f"X, y and treatment have {len(E)}, {len(Y)} and {len(a)} rows: they must agree.")
-        return np.concatenate(self._map(lambda inputs, rows: self._log_prob(inputs, Y[rows], a[rows]), E))
+        return np.concatenate(self._map(lambda inputs, rows, _: self._log_prob(inputs, Y[rows], a[rows]), E))
 
     def cross_fitted(
         self,
@@ -290,99 +315,72 @@ class EffectEstimator(BaseEstimator):
         *,
         treatment: ArrayLike,
         sample_weight: ArrayLike | None = None,
-    ) -> NuisanceValues:
-        """Out-of-fold nuisances of these rows: the fit's own for its training rows, a fresh cross-fit for others."""
+        propensity: ArrayLike | None = None,
+    ) -> CrossFitted:
+        """What models that had not seen a row say of it: means, propensities and, where there are any, outcome laws.
+
+        Rows of the fit get what was held out there: the estimator's own laws where it keeps them (``held_out_``), else
+        the means of the cross-fitted nuisances. Rows that the fit never saw get the estimator's own predictions, and
+        propensities that are cross-fitted on them (if there are only such rows; else the nuisances' predictions). A
+        model read from a file keeps none of its rows but recognises them: with any of them among the rows, nuisances
+        are cross-fitted anew.
+
+        Parameters
+        ----------
+        X, y, treatment, sample_weight
+            As in `fit`.
+        propensity : array-like of shape (n_samples,) or (n_samples, n_arms), optional
+            Known propensities, used instead of estimates.
+
+        Returns
+        -------
+        CrossFitted
+        """
         E = self._encode(X)
         a, Y = self.schema_.encode_treatment(treatment), self.schema_.encode_outcome(y)
-        if _fingerprint(E, a, Y) == self.fingerprint_ and hasattr(self.nuisance_, "out_of_fold_"):
-            return self.nuisance_.out_of_fold_
-        weight = None if sample_weight is None else _weights(sample_weight, a, self.arms_)
-        fresh = clone(self.nuisance_)
+        known = None if propensity is None else check_propensities(propensity, len(E), self.arms_)
+        weight = None if sample_weight is None else check_weights(sample_weight, a, self.arms_)
+        at = positions(row_keys(E, a, Y), self.rows_)
+        if weight is not None:
+            at[weight == 0] = -1  # they count for nothing, whatever is said of them
+        seen = at >= 0
+        counted = np.ones(len(E), dtype=bool) if weight is None else weight > 0
+        if seen.any():
+            out_of_fold = getattr(self.nuisance_, "out_of_fold_", None)
+            if out_of_fold is None:
+                values = self._fresh_nuisance(E, a, Y, weight, known).out_of_fold_
+                return CrossFitted(values.mu, values.propensity if known is None else known, None, "unknown")
+            held = getattr(self, "held_out_", None)
+            own = out_of_fold.mu if held is None else held.mean()
+            source = "own" if held is None else "held_out"
+            if seen.all():
+                e = out_of_fold.propensity[at] if known is None else known
+                return CrossFitted(own[at], e, None if held is None else held.take(at), source)
+            new = self._outcomes(E[~seen], None, np.random.default_rng(self.seed_), None)
+            mu, e = np.empty((len(E), own.shape[1])), self.nuisance_.predict(E).propensity
+            mu[seen], mu[~seen] = own[at[seen]], new.mean()
+            e[seen] = out_of_fold.propensity[at[seen]]
+            outcomes = None if held is None else _side_by_side(held.take(at[seen]), new, seen)
+            return CrossFitted(mu, e if known is None else known, outcomes, source if seen[counted].all() else "mixed")
+        outcomes = self._outcomes(E, None, np.random.default_rng(self.seed_), _index(X))
+        e = known if known is not None else self._fresh_nuisance(E, a, Y, weight, None).out_of_fold_.propensity
+        return CrossFitted(outcomes.mean(), e, outcomes, "other")
+
+    def _fresh_nuisance(
+        self, E: NDArray[np.float32], a: NDArray[np.int64], y: Array, weight: Array | None, propensity: Array | None
+    ) -> Nuisance:
+        """The fit's nuisances, cross-fitted on these rows; a trial's propensities stay what they are."""
         trial = self.nuisance_.trial_propensity
-        propensity = None if trial is None else np.broadcast_to(trial, (len(E), len(self.arms_)))
+        if propensity is None and trial is not None:
+            propensity = np.broadcast_to(trial, (len(E), len(self.arms_)))
+        fresh = clone(self.nuisance_)
         kind = self.schema_.outcome.kind
-        fresh.fit(E, Y, a, n_arms=len(self.arms_), kind=kind, sample_weight=weight, propensity=propensity)
-        return fresh.out_of_fold_
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the fitted estimator as safetensors with JSON metadata: reading it back runs no code.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        TypeError
-            If a parameter or a nuisance model of your own cannot be written without pickle.
-        """
-        from safetensors.numpy import save
-
-        self._check_fitted()
-        arrays, state = self._get_state()
-        nuisance_arrays, nuisance_state = self.nuisance_.to_arrays()
-        arrays |= {f"nuisance.{name}": value for name, value in nuisance_arrays.items()}
-        params = self._params_state()
-        given = None if self.nuisance is None else self.nuisance.get_params(deep=False)
-        names = [str(name) for name in getattr(self, "feature_names_in_", [])]
-        fitted = {"seed": self.seed_, "fingerprint": self.fingerprint_, "names": names, "history": self.history_}
-        header: dict[str, Any] = {"class": type(self).__name__, "params": params, "schema": self.schema_.to_dict()}
-        header |= {"nuisance": nuisance_state, "state": state, "fitted": fitted}
-        header |= {"nuisance_params": given, "nuisance_fit": self.nuisance_.get_params(deep=False)}
-        try:
-            text = json.dumps(header, default=_plain)
-        except TypeError as error:
-            raise TypeError(f"{error}: use plain values for the parameters, or pickle the estimator.") from None
-        # one entry, named by the format: safetensors writes several in an order of its own, different each time
-        return write_whole(path, save({name: np.ascontiguousarray(v) for name, v in arrays.items()}, {_FORMAT: text}))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileNotFoundError
-        ValueError
-            If the file is not a model of this class, or is damaged.
-        """
-        header, arrays = read_model(path)
-        if header["class"] != cls.__name__:
-            raise ValueError(f"{str(path)!r} holds a {header['class']}, not a {cls.__name__}: use effects.load.")
-        try:
-            return cls._restore(header, arrays)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"the model in {str(path)!r} is damaged ({type(error).__name__}: {error}).") from error
-
-    def _params_state(self) -> dict[str, Any]:
-        """Constructor parameters but the nuisance, as JSON can hold them."""
-        return {name: value for name, value in self.get_params(deep=False).items() if name != "nuisance"}
-
-    @classmethod
-    def _params_from(cls, state: dict[str, Any]) -> dict[str, Any]:
-        """Constructor parameters from what `_params_state` gave."""
-        return {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()}
-
-    @classmethod
-    def _restore(cls, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
-        """Rebuild a fitted estimator from a header and arrays that may be a stranger's."""
-        params = cls._params_from(header["params"])
-        given = header["nuisance_params"]
-        params["nuisance"] = None if given is None else Nuisance(**given)
-        self = cls(**params)
-        nuisance = {k.removeprefix("nuisance."): v for k, v in arrays.items() if k.startswith("nuisance.")}
-        schema, fitted = Schema.from_dict(header["schema"]), header["fitted"]
-        self.nuisance_ = Nuisance.from_arrays(nuisance, header["nuisance"]).set_params(**header["nuisance_fit"])
-        self.arms_, self.seed_, self.fingerprint_ = schema.arms, int(fitted["seed"]), str(fitted["fingerprint"])
-        self.history_, self.n_features_in_ = fitted["history"], len(schema.columns)
-        if fitted["names"]:
-            self.feature_names_in_ = np.asarray(fitted["names"], dtype=object)
-        own = {k: v for k, v in arrays.items() if not k.startswith("nuisance.")}
-        self.__dict__.update(self._set_state(own, header["state"], schema))
-        self.schema_ = schema
-        return self
+        return fresh.fit(E, y, a, n_arms=len(self.arms_), kind=kind, sample_weight=weight, propensity=propensity)
 
     # ------------------------------------------------------------------ what a subclass writes
 
     _score_draws: ClassVar[int] = 16
+    _expected: ClassVar[float] = 0.6  # the usual factor between an estimator's idea of its errors and these
 
     def _check_params(self) -> None:
         """Refuse parameters that make no sense, before anything costly is done; a subclass adds its own."""
@@ -422,14 +420,6 @@ class EffectEstimator(BaseEstimator):
         """Log density (n,) of outcomes `y` under arms `a`, where `_exact_density` is set."""
         raise AttributeError(f"{type(self).__name__} has no exact density.")
 
-    @abstractmethod
-    def _get_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Arrays and JSON values that hold everything `_fit` returned."""
-
-    @abstractmethod
-    def _set_state(self, arrays: dict[str, NDArray[Any]], state: dict[str, Any], schema: Schema) -> dict[str, Any]:
-        """The inverse: fitted attributes from arrays and JSON values."""
-
     # ------------------------------------------------------------------ shared
 
     def _check_possible(self, schema: Schema) -> None:
@@ -448,38 +438,114 @@ class EffectEstimator(BaseEstimator):
     ) -> PotentialOutcomes:
         seed = int(rng.integers(2**31 - 1))
 
-        def sample(inputs: NDArray[np.float32], rows: slice) -> tuple[NDArray[np.float32], Array | None]:
-            return self._sample(inputs, n_draws, np.random.default_rng([seed, rows.start]))
+        def sample(inputs: NDArray[np.float32], rows: slice, values: NuisanceValues | None) -> Sampled:
+            draws, means = self._sample(inputs, n_draws, np.random.default_rng([seed, rows.start]))
+            if self.effect_spread_ is None:
+                return draws, means, None
+            return draws, means, self._widened(draws.mean(axis=1, dtype=np.float64) if means is None else means, values)
 
         return self._pack(self._map(sample, E), index)
 
-    def _pack(self, parts: list[tuple[NDArray[np.float32], Array | None]], index: pd.Index | None) -> PotentialOutcomes:
+    def _pack(self, parts: list[Sampled], index: pd.Index | None) -> PotentialOutcomes:
         """Samples of consecutive rows as one value."""
         draws = np.concatenate([part[0] for part in parts], axis=2)
-        means = None if parts[0][1] is None else np.concatenate([m for _, m in parts if m is not None], axis=1)
-        return PotentialOutcomes(draws, self.arms_, self.schema_.outcome.kind, means, index=index)
+        means = None if parts[0][1] is None else np.concatenate([m for _, m, _ in parts if m is not None], axis=1)
+        effects = None if parts[0][2] is None else np.concatenate([e for *_, e in parts if e is not None], axis=1)
+        kind = self.schema_.outcome.kind
+        return PotentialOutcomes(draws, self.arms_, kind, means, index=index, effects=effects, df=self._df())
+
+    # ------------------------------------------------------------------ how sure of the effects
+
+    def _effect_members(self, inputs: NDArray[np.float32], _: slice, values: NuisanceValues | None) -> Array:
+        """Member effects (n_members, n, n_arms - 1) against the first arm, their spread calibrated."""
+        means = self._means(inputs)
+        return means[:, :, 1:] - means[:, :, :1] if self.effect_spread_ is None else self._widened(means, values)
+
+    def _widened(self, means: Array, values: NuisanceValues | None) -> Array:
+        assert self.effect_spread_ is not None
+        return self.effect_spread_.widen(means[:, :, 1:] - means[:, :, :1], values)
+
+    def _support(self, E: NDArray[np.float32], level_flag: float = 0.01, index: pd.Index | None = None) -> Support:
+        e = self.nuisance_.predict(E).propensity
+        return self.support_model_.score(E, e, level_flag=level_flag, arms=self.arms_, index=index)
+
+    def _df(self) -> float | None:
+        """Degrees of freedom of a calibrated posterior: one less than the rows of the smallest arm."""
+        return None if self.effect_spread_ is None or self.df_ < 1 else float(self.df_)
+
+    def _learn_spread(self, data: TrainingData) -> EffectSpread | None:
+        """The scale of the posterior of effects, from the rows that were held out."""
+        held = getattr(self, "held_out_", None)
+        if held is None:
+            return None
+        rows = np.arange(len(data.y))
+        if len(rows) > _SPREAD_ROWS:
+            rows = np.sort(np.random.default_rng(data.seed).permutation(len(rows))[:_SPREAD_ROWS])
+        y, a, weight, law = data.y[rows], data.a[rows], data.weight[rows], held.take(rows)
+        mu, e, weight = law.mean(), data.nuisance.out_of_fold_.propensity[rows], weight / weight.mean()
+        of_effect, of_mean, alternatives = self._held_out_spread(data, rows, mu)
+        noise = law.std()[np.arange(len(rows)), a] ** 2
+        return learn_spread(
+            y, a, weight, mu, e, (of_effect, of_mean), alternatives=alternatives, expected=self._expected, noise=noise
+        )
+
+    def _held_out_spread(self, data: TrainingData, rows: NDArray[np.int64], mu: Array) -> tuple[Array, Array, Array]:
+        """What the estimator itself thinks of its squared errors on rows of the fit, before that is scaled.
+
+        Returns
+        -------
+        of_effect : ndarray of shape (n, n_arms - 1)
+        of_mean : ndarray of shape (n,)
+            Of the mean over arms, by propensity.
+        alternatives : ndarray of shape (n_alternatives, n_arms - 1)
+            Weights of the nuisances' effects, which are part of both.
+        """
+        values = data.nuisance.out_of_fold_.take(rows)
+        e = values.propensity
+        alternatives = alternative_weights(data.y[rows], data.a[rows], data.weight[rows], mu, values)
+        own, of_mean = np.empty((len(rows), mu.shape[1] - 1)), np.empty(len(rows))
+        for part in _chunks(len(rows), _CHUNK_ROWS):
+            means = self._means(self._inputs_given(data.E[rows[part]], values.take(np.arange(len(rows))[part])))
+            own[part] = (means[:, :, 1:] - means[:, :, :1]).var(axis=0)
+            of_mean[part] = np.einsum("mna,na->mn", means, e[part]).var(axis=0)
+        apart = (alternative_effects(values) - (mu[:, 1:] - mu[:, :1])) ** 2
+        views = np.stack([np.einsum("na,na->n", view - mu, e) ** 2 for view in (values.per_arm, values.single)])
+        of_mean += alternatives[:2].mean(axis=1) @ views
+        return own + np.einsum("jnb,jb->nb", apart, alternatives), of_mean, alternatives
 
     def _laws(self, E: NDArray[np.float32], t: int, c: int) -> tuple[Law, Law]:
 
-        def laws(inputs: NDArray[np.float32], rows: slice) -> tuple[Law, Law]:
+        def laws(inputs: NDArray[np.float32], rows: slice, _: Any) -> tuple[Law, Law]:
             rng = np.random.default_rng([self.seed_, rows.start])
-            return self._pack([self._sample(inputs, None, rng)], None).laws(t, c)
+            return self._pack([(*self._sample(inputs, None, rng), None)], None).laws(t, c)
 
         parts = self._map(laws, E, _SCORE_ROWS)
         treated, control = (np.concatenate([part[k].values for part in parts], axis=1) for k in (0, 1))
         return Law(treated), Law(control)
 
     def _map(
-        self, function: Callable[[NDArray[np.float32], slice], Result], E: NDArray[np.float32], size: int = _CHUNK_ROWS
+        self,
+        function: Callable[[NDArray[np.float32], slice, NuisanceValues | None], Result],
+        E: NDArray[np.float32],
+        size: int = _CHUNK_ROWS,
     ) -> list[Result]:
-        """``function(inputs, rows)`` on consecutive rows, at most `size` at a time, so that memory stays bounded.
+        """``function(inputs, rows, nuisances)`` on consecutive rows, at most `size` at a time, so that memory stays
+        bounded.
 
-        Blocks of a large table run side by side, each on one thread.
+        Blocks of a large table run side by side, each on one thread. The nuisances are there only where the scale of
+        the effects' posterior needs them.
         """
+        compares = self.effect_spread_ is not None and len(self.effect_spread_.alternatives) > 0
 
         def block(start: int) -> list[Result]:
-            inputs = self._inputs(E[start : start + _BLOCK_ROWS])
-            return [function(inputs[r], slice(start + r.start, start + r.stop)) for r in _chunks(len(inputs), size)]
+            some = E[start : start + _BLOCK_ROWS]
+            values = self.nuisance_.predict(some) if compares else None
+            inputs = self._inputs_given(some, values)
+            results = []
+            for r in _chunks(len(inputs), size):
+                own = None if values is None else values.take(np.arange(r.start, r.stop))
+                results.append(function(inputs[r], slice(start + r.start, start + r.stop), own))
+            return results
 
         starts = range(0, len(E), _BLOCK_ROWS)
         n_threads = 1 if len(starts) == 1 else min(len(starts), effective_n_jobs(-1))
@@ -515,87 +581,14 @@ class EffectEstimator(BaseEstimator):
         return tags
 
 
-def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Header and arrays of a saved model.
-
-    Raises
-    ------
-    FileNotFoundError
-    ValueError
-        If the file is no model of this package.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no model file at {str(path)!r}.")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise ValueError(f"{str(path)!r} is not a model file ({error}).") from None
-    if _FORMAT not in metadata:
-        raise ValueError(f"{str(path)!r} is not a model that this version of effects can read.")
-    try:
-        header = json.loads(metadata[_FORMAT])
-        named = isinstance(header["class"], str)
-    except (KeyError, TypeError, ValueError):
-        named = False
-    if not named:
-        raise ValueError(f"the model in {str(path)!r} is damaged: its header cannot be read.")
-    return header, arrays
-
-
-def _weights(sample_weight: ArrayLike | None, a: NDArray[np.int64], arms: tuple[Hashable, ...]) -> Array:
-    if sample_weight is None:
-        return np.ones(len(a))
-    weight = check_sample_weight(sample_weight, len(a))
-    for k, arm in enumerate(arms):
-        if np.count_nonzero(weight[a == k]) < 2:
-            raise ValueError(f"fewer than two rows of arm {arm!r} have a positive sample_weight: leave the arm out.")
-    return weight / weight.mean()
-
-
-def _propensities(propensity: ArrayLike, n: int, arms: tuple[Hashable, ...]) -> Array:
-    try:
-        values = np.asarray(propensity, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError("propensity must hold numbers, the known probability of each arm.") from None
-    given = values.shape
-    if values.ndim == 1 and len(arms) == 2:
-        values = np.column_stack([1.0 - values, values])
-    if values.shape != (n, len(arms)):
-        raise ValueError(
-            f"propensity has shape {given}, expected ({n}, {len(arms)}): a row per row of X, a column per arm, in the "
-            f"order {arms}; for two arms also ({n},), of the treated arm."
-        )
-    bad = ~((values > 0) & (values < 1)).all(axis=1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(
-            f"propensity must lie strictly between 0 and 1, got {values[row].tolist()} in row {row}: leave out rows "
-            "that could get one arm only, they cannot be compared."
-        )
-    total = values.sum(axis=1)
-    bad = np.abs(total - 1.0) > 1e-6
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(f"propensity must sum to 1 over the arms, but sums to {total[row]:g} in row {row}.")
-    return values
-
-
-def _seed(random_state: Any) -> int:
-    """A seed from what users pass: equal for equal ints, the next number of a generator, fresh for None."""
-    if isinstance(random_state, np.random.Generator):
-        return int(random_state.integers(2**31 - 1))
-    return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def _fingerprint(E: NDArray[np.float32], a: NDArray[np.int64], y: Array) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (E, a, y):
-        digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()
+def _side_by_side(held: PotentialOutcomes, new: PotentialOutcomes, seen: NDArray[np.bool_]) -> PotentialOutcomes:
+    """Laws of rows of the fit (where `seen`) and of other rows, as one value with the draws of the former."""
+    n = held.n_draws
+    draws = np.empty((1, n, len(seen), held.n_arms), dtype=np.float32)
+    levels = (np.arange(n) + 0.5) / n
+    for part, rows in ((held, seen), (new, ~seen)):
+        draws[0][:, rows] = part.mean()[None] if held.kind == "binary" else part.quantile(levels)
+    return PotentialOutcomes(draws, held.arms, held.kind)
 
 
 def _chunks(n: int, size: int) -> Iterator[slice]:
@@ -604,10 +597,3 @@ def _chunks(n: int, size: int) -> Iterator[slice]:
 
 def _index(X: Any) -> pd.Index | None:
     return X.index if isinstance(X, pd.DataFrame) else None
-
-
-def _plain(value: Any) -> Any:
-    """JSON form of numpy scalars and arrays."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"a {type(value).__name__} cannot be saved without pickle")

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
-from effects.effect import Estimate, check_level, contrast
+from effects.effect import Effect, Estimate, check_level, contrast
 from effects.estimator import EffectEstimator
 from effects.inference import estimate_ate
 from effects.schema.columns import ColumnSpec
@@ -180,11 +180,11 @@ class EconMLAdapter:
 
     def effect_interval(self, X: Any = None, *, T0: Any = 0, T1: Any = 1, alpha: float = 0.05) -> tuple[Array, Array]:
         """Intervals of `effect`, two arrays of shape (n_samples,)."""
-        return _interval(self._members(X, T0, T1), alpha)
+        return self._interval(self._members(X, T0, T1), alpha)
 
     def const_marginal_effect_interval(self, X: Any = None, *, alpha: float = 0.05) -> tuple[Array, Array]:
         """Intervals of `const_marginal_effect`, two arrays of shape (n_samples, n_arms - 1)."""
-        return _interval(self._all_members(X), alpha)
+        return self._interval(self._all_members(X), alpha)
 
     def marginal_effect_interval(self, T: Any, X: Any = None, *, alpha: float = 0.05) -> tuple[Array, Array]:
         """The same as `const_marginal_effect_interval`."""
@@ -211,7 +211,7 @@ class EconMLAdapter:
         """Interval of `ate`: the members' for the rows `X`; without them that of AIPW, the one to report."""
         if X is None:
             return self._aipw(T0, T1).interval(1 - alpha)
-        lower, upper = _interval(self._members(X, T0, T1).mean(axis=1), alpha)
+        lower, upper = self._interval(self._members(X, T0, T1).mean(axis=1), alpha)
         return float(lower), float(upper)
 
     def ate_inference(self, X: Any = None, *, T0: Any = 0, T1: Any = 1) -> Any:
@@ -228,7 +228,7 @@ class EconMLAdapter:
 
     def const_marginal_ate_interval(self, X: Any = None, *, alpha: float = 0.05) -> tuple[Array, Array]:
         """The members' intervals of `const_marginal_ate`, two arrays of shape (n_arms - 1,)."""
-        return _interval(self._all_members(X).mean(axis=1), alpha)
+        return self._interval(self._all_members(X).mean(axis=1), alpha)
 
     def const_marginal_ate_inference(self, X: Any = None) -> Any:
         """EconML's ``PopulationSummaryResults``: what the interpreters show of a leaf."""
@@ -285,26 +285,23 @@ class EconMLAdapter:
         effects = [self.est.predict_effect(table, treated=arm).members for arm in self.est.arms_[1:]]
         return np.stack([np.zeros_like(effects[0]), *effects], axis=2).astype(np.float64)
 
+    def _interval(self, members: Array, alpha: float) -> tuple[Any, Any]:
+        """Intervals as the estimator's `Effect` has them, of members (n_members, ...)."""
+        level = check_level(1 - alpha)
+        lower, upper = Effect(members.reshape(len(members), -1), df=self.est._df()).interval(level)
+        return lower.reshape(members.shape[1:]), upper.reshape(members.shape[1:])
+
     def _aipw(self, T0: Any, T1: Any) -> Estimate:
         if self._population is None:
             raise ValueError("pass X, or give as_econml the rows to average over: as_econml(est, X=, y=, treatment=).")
         X, y, treatment, weight = self._population
         arms = self.est.arms_
-        named = {"treated": arms[self._arm(T1)], "control": arms[self._arm(T0)]}
-        return estimate_ate(self.est, X, y, treatment=treatment, sample_weight=weight, **named)
-
-
-def _interval(members: Array, alpha: float) -> tuple[Array, Array]:
-    """Mean of the members, less and plus normal quantiles of their spread."""
-    from scipy import stats
-
-    half = stats.norm.ppf(0.5 + check_level(1 - alpha) / 2) * members.std(axis=0)
-    mean = members.mean(axis=0)
-    return mean - half, mean + half
+        treated, control = arms[self._arm(T1)], arms[self._arm(T0)]
+        return estimate_ate(self.est, X, y, treatment=treatment, treated=treated, control=control, sample_weight=weight)
 
 
 def _inference(members: Array, d_t: int | None, names: list[str]) -> Any:
-    """EconML's results object; the error of an average is that of the members' averages."""
+    """EconML's results object, whose intervals are normal; the error of an average is that of the members' averages."""
     from econml.inference import NormalInferenceResults
 
     error_of_mean = members.mean(axis=1).std(axis=0)

@@ -17,6 +17,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 from threadpoolctl import threadpool_limits
 
+from effects.outcomes import PotentialOutcomes
+
 Array = NDArray[np.float64]
 _CHUNK_ROWS = 8192  # a chunk fits in a core's cache
 
@@ -51,6 +53,35 @@ class NuisanceValues:
         """The values of some rows."""
         contrast = None if self.contrast is None else self.contrast[rows]
         return NuisanceValues(self.per_arm[rows], self.single[rows], self.propensity[rows], contrast)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFitted:
+    """What population averages rest on: predictions of rows by models that had not seen them.
+
+    Attributes
+    ----------
+    mu : ndarray of shape (n_samples, n_arms)
+        E[Y | x, a] in the outcome's unit (a probability for a binary outcome).
+    propensity : ndarray of shape (n_samples, n_arms)
+        P(A = a | x), rows sum to one.
+    outcomes : PotentialOutcomes or None
+        The laws of Y(a) given x, where there are any that had not seen the rows.
+    source : {"held_out", "own", "other", "mixed", "unknown"}
+        Whose word it is: of the estimator's models on rows of its fit that they had held out; of the nuisances alone on
+        such rows, because the estimator keeps none of its own; of the estimator on rows that it never saw; of both; of
+        fresh nuisances, because the estimator was read from a file.
+    """
+
+    mu: Array
+    propensity: Array
+    outcomes: PotentialOutcomes | None = None
+    source: str = "held_out"
+
+    def take(self, rows: NDArray[Any]) -> CrossFitted:
+        """The values of some rows."""
+        outcomes = None if self.outcomes is None else self.outcomes.take(rows)
+        return CrossFitted(self.mu[rows], self.propensity[rows], outcomes, self.source)
 
 
 class Nuisance(BaseEstimator):

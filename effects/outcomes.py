@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from effects.effect import Effect, Law, check_level, contrast
+from effects.effect import Effect, check_level, contrast
+from effects.individual import Law
 from effects.inference import check_array, check_codes
 from effects.metrics import crps
 
@@ -42,6 +43,11 @@ class PotentialOutcomes:
         The outcome's unit.
     index : pandas.Index, optional
         Row labels of the units.
+    effects : ndarray of shape (n_members, n_samples, n_arms - 1), optional
+        Posterior draws of the effects against the first arm, where their spread was calibrated on held-out rows; by
+        default the differences of the members' means.
+    df : float, optional
+        Of the effects: see `Effect`.
 
     Raises
     ------
@@ -67,6 +73,8 @@ class PotentialOutcomes:
     means: NDArray[np.float64] | None = field(default=None, repr=False)
     unit: str = ""
     index: pd.Index | None = field(default=None, repr=False)
+    effects: NDArray[Any] | None = field(default=None, repr=False)
+    df: float | None = None
 
     def __post_init__(self) -> None:
         draws = np.asarray(self.draws, dtype=np.float32)
@@ -89,6 +97,12 @@ class PotentialOutcomes:
             if not np.isfinite(means).all():
                 raise ValueError("means hold NaN or infinite values.")
             object.__setattr__(self, "means", means)
+        if self.effects is not None:
+            effects = np.asarray(self.effects)
+            if effects.ndim != 3 or effects.shape[1:] != (draws.shape[2], draws.shape[3] - 1):
+                raise ValueError(f"effects must have shape (n_members, n_samples, n_arms - 1), got {effects.shape}.")
+            if not np.isfinite(effects).all():
+                raise ValueError("effects hold NaN or infinite values.")
         if self.index is not None and len(self.index) != draws.shape[2]:
             raise ValueError(f"index has {len(self.index)} labels for {draws.shape[2]} units.")
 
@@ -228,9 +242,13 @@ class PotentialOutcomes:
             If an arm is unknown, both are the same, or `treated` is needed and missing.
         """
         t, c = contrast(self.arms, treated, control)
-        means = self.member_means()
+        if self.effects is None:
+            means = self.member_means()
+            members = means[:, :, t] - means[:, :, c]
+        else:
+            members = between(self.effects, t, c)
         laws = partial(self.laws, t, c)
-        return Effect(means[:, :, t] - means[:, :, c], self.arms[t], self.arms[c], laws, self.unit, self.index)
+        return Effect(members, self.arms[t], self.arms[c], laws, self.unit, self.index, self.df)
 
     def laws(self, treated: int, control: int) -> tuple[Law, Law]:
         """The predictive laws under two arms (positions), as equally likely sorted values."""
@@ -241,7 +259,8 @@ class PotentialOutcomes:
         rows = np.asarray(rows)
         means = None if self.means is None else self.means[:, rows]
         index = None if self.index is None else self.index[rows]
-        return replace(self, draws=self.draws[:, :, rows], means=means, index=index)
+        effects = None if self.effects is None else self.effects[:, rows]
+        return replace(self, draws=self.draws[:, :, rows], means=means, index=index, effects=effects)
 
     def to_frame(self, level: float = 0.9) -> pd.DataFrame:
         """One row a unit; per arm ``mean_<arm>, std_<arm>, lower_<arm>, upper_<arm>``.
@@ -267,7 +286,8 @@ class PotentialOutcomes:
         if self.kind == "binary":
             return Law.bernoulli(self.mean()[:, arm])
         levels = (np.arange(_LAW_POINTS) + 0.5) / _LAW_POINTS
-        pools = replace(self, draws=self.draws[..., [arm]], means=None, arms=(self.arms[arm],))._pools()
+        one = replace(self, draws=self.draws[..., [arm]], means=None, effects=None, arms=(self.arms[arm],))
+        pools = one._pools()
         values = [np.quantile(pool[:, :, 0], levels, axis=0, method="inverted_cdf") for pool in pools]
         return Law(np.concatenate(values, axis=1).astype(np.float64))
 
@@ -278,3 +298,9 @@ class PotentialOutcomes:
         for start in range(0, self.n_samples, rows):
             chunk = self.draws[:, :, start : start + rows]
             yield chunk.reshape(size, chunk.shape[2], self.n_arms)
+
+
+def between(effects: NDArray[Any], treated: int, control: int) -> NDArray[Any]:
+    """Effects (n_members, n_samples) of one arm (a position) against another, from those against the first arm."""
+    against = effects[:, :, treated - 1] if treated else -effects[:, :, control - 1]
+    return against - effects[:, :, control - 1] if treated and control else against

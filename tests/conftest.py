@@ -69,6 +69,11 @@ def small(**options: Any) -> DiffPO:
     return est
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """xdist's own mark, for runs without it."""
+    config.addinivalue_line("markers", "xdist_group(name): tests that share a worker")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With ``--dist loadgroup`` a file stays on one worker, so that its fixtures are fitted once; the contract's tests

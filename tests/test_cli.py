@@ -101,9 +101,9 @@ def test_units_have_one_row_each_in_the_tables_order(fitted: tuple[Result, Path]
 
 
 def test_the_level_reaches_the_units(fitted: tuple[Result, Path]) -> None:
-    """A normal 80% interval is 2.563 standard deviations wide."""
+    """An 80% interval is 2.563 standard deviations wide, and a little more where an arm has 100 rows."""
     units = pd.read_csv(fitted[1] / "units.csv")
-    np.testing.assert_allclose((units["cate_upper"] - units["cate_lower"]) / units["cate_std"], 2.563, rtol=1e-3)
+    np.testing.assert_allclose((units["cate_upper"] - units["cate_lower"]) / units["cate_std"], 2.58, rtol=5e-3)
 
 
 def test_predict_repeats_the_estimates(fitted: tuple[Result, Path], table: Path, tmp_path: Path) -> None:

@@ -435,11 +435,15 @@ def test_a_loaded_model_has_its_parameters_and_can_be_fitted_again(
     loaded = effects.load(saved(plain_fitted, tmp_path / "model"))
     assert repr(loaded.get_params()) == repr(plain_fitted.get_params())
     assert_same(plain.fit(clone(loaded)), plain_fitted, plain.X)
-    # rows it was not fitted on are cross-fitted afresh, as before it was saved
+    # it knows the rows of its fit again, and as it kept nothing of them, cross-fits anew with the fit's own settings
     half = slice(0, len(plain.X) // 2)
-    rows = (plain.X[half], plain.y[half])
-    left, right = (est.cross_fitted(*rows, treatment=plain.treatment[half]).mu for est in (loaded, plain_fitted))
-    assert_array_equal(left, right)
+    rows = (plain.X[half], plain.y[half], plain.treatment[half])
+    here, there = (est.cross_fitted(*rows[:2], treatment=rows[2]) for est in (plain_fitted, loaded))
+    assert there.source == "unknown" and here.source in ("held_out", "own")
+    schema, fresh = loaded.schema_, clone(plain_fitted.nuisance_)
+    a, y = schema.encode_treatment(rows[2]), schema.encode_outcome(rows[1])
+    fresh.fit(schema.encode(rows[0]), y, a, n_arms=schema.n_arms, kind=schema.outcome.kind)
+    assert_array_equal(there.mu, fresh.out_of_fold_.mu)
 
 
 FRESH_PROCESS = """
@@ -524,8 +528,9 @@ def test_known_propensities_are_used(make: Make, plain: Table, plain_fitted: Eff
     assert np.abs(plain_fitted.nuisance_.out_of_fold_.propensity[:, 1] - share).max() > 0.05
     trial = plain.fit(make(), propensity=np.full(n, 0.25))  # the same for all: then known for new rows too
     some = slice(0, 30)
-    new = trial.cross_fitted(plain.X[some], plain.y[some], treatment=plain.treatment[some])
-    assert_allclose(new.propensity, [[0.75, 0.25]] * 30)
+    assert_allclose(trial.nuisance_.predict(trial.schema_.encode(plain.X[some])).propensity, [[0.75, 0.25]] * 30)
+    own = trial.cross_fitted(plain.X[some], plain.y[some], treatment=plain.treatment[some])
+    assert_allclose(own.propensity, [[0.75, 0.25]] * 30)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

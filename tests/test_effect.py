@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.optimize import linprog
 
-from effects.effect import Effect, Estimate, Law
+from effects.effect import Effect, Estimate
+from effects.individual import Law
 from effects.outcomes import PotentialOutcomes
 
 Array = NDArray[np.float64]
@@ -41,18 +42,51 @@ def bounds(treated: Any, control: Any, threshold: float = 0.0) -> tuple[float, f
 
 def test_moments_and_interval_are_those_of_a_normal_posterior(rng: np.random.Generator) -> None:
     members = np.array([1.0, -2.0]) + np.array([0.5, 3.0]) * rng.normal(size=(30, 2))
-    effect = Effect(members)
+    effect = Effect(members, df=1e12)
     np.testing.assert_allclose(effect.mean, members.mean(axis=0))
     np.testing.assert_allclose(effect.std, members.std(axis=0))
     for level in (0.5, 0.9, 0.99):
         for ours, scipys in zip(
             effect.interval(level), stats.norm.interval(level, effect.mean, effect.std), strict=True
         ):
-            np.testing.assert_allclose(ours, scipys)
+            np.testing.assert_allclose(ours, scipys, rtol=1e-6)
     for threshold in (-1.0, 0.0, 2.5):
         np.testing.assert_allclose(
-            effect.prob_above(threshold), stats.norm.sf(threshold, loc=effect.mean, scale=effect.std)
+            effect.prob_above(threshold), stats.norm.sf(threshold, loc=effect.mean, scale=effect.std), rtol=1e-6
         )
+
+
+def test_few_members_make_a_wider_interval(rng: np.random.Generator) -> None:
+    """Of a sample: Student's t about its mean, as scipy computes it; with given degrees of freedom, about `std`."""
+    members = rng.normal(size=(5, 3))
+    n = len(members)
+    unbiased = members.std(axis=0, ddof=1)
+    expected = stats.t.interval(0.9, n - 1, members.mean(axis=0), unbiased)
+    np.testing.assert_allclose(Effect(members).interval(0.9), expected)
+    np.testing.assert_allclose(Effect(members).prob_above(0.3), stats.t.sf(0.3, n - 1, members.mean(axis=0), unbiased))
+    given = Effect(members, df=7.0)
+    np.testing.assert_allclose(given.interval(0.9), stats.t.interval(0.9, 7, given.mean, given.std))
+    # the interval of a sample of the posterior holds the next draw from it as often as it says, up to 1 / n_members
+    draws = rng.normal(size=(20, 40_000))
+    lower, upper = Effect(draws).interval(0.9)
+    assert np.mean((lower <= 0) & (upper >= 0)) > 0.9
+    with pytest.raises(ValueError, match="degrees of freedom"):
+        Effect(members, df=0)
+
+
+def test_unsupported_units_are_flagged_or_hidden(rng: np.random.Generator) -> None:
+    members, supported = rng.normal(size=(6, 3)), np.array([True, False, True])
+    flagged = Effect(members, supported=supported)
+    assert flagged.to_frame()["supported"].tolist() == supported.tolist() and np.isfinite(flagged.mean).all()
+    hidden = Effect(members, supported=supported, hidden=True)
+    values = (hidden.mean, hidden.std, *hidden.interval(), hidden.prob_above())
+    for value, shown in zip(
+        values, (flagged.mean, flagged.std, *flagged.interval(), flagged.prob_above()), strict=True
+    ):
+        assert np.isnan(value).tolist() == [False, True, False]
+        np.testing.assert_array_equal(value[supported], shown[supported])
+    with pytest.raises(ValueError, match="supported has shape"):
+        Effect(members, supported=supported[:2])
 
 
 def test_the_interval_holds_the_effect_that_prob_above_calls_likely(rng: np.random.Generator) -> None:
@@ -208,7 +242,9 @@ def test_groups_are_averages_of_the_members(rng: np.random.Generator) -> None:
         average = members[:, labels == label].mean(axis=1)
         row = table.loc[label]
         assert row["mean"] == pytest.approx(average.mean()) and row["std"] == pytest.approx(average.std())
-        assert (row["lower"], row["upper"]) == pytest.approx(stats.norm.interval(0.8, row["mean"], row["std"]))
+        assert (row["lower"], row["upper"]) == pytest.approx(
+            stats.t.interval(0.8, 39, average.mean(), average.std(ddof=1))
+        )
     assert np.average(table["mean"], weights=table["n"]) == pytest.approx(members.mean())
 
 

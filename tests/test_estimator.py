@@ -24,7 +24,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from effects import DiffPO, EffectEstimator, Nuisance
-from effects.estimator import TrainingData
+from effects.datasets import make_heteroscedastic
+from effects.rows import TrainingData, positions, row_keys
 from effects.schema import Schema
 
 QUICK = Nuisance(DummyRegressor(), DummyClassifier(strategy="prior"), n_folds=2)
@@ -199,14 +200,56 @@ def test_score_of_a_long_table_is_the_mean_of_its_parts(fitted: ArmNormal, table
 
 def test_cross_fitted_knows_its_training_rows(fitted: ArmNormal, table: tuple[Any, Any, Any]) -> None:
     X, y, t = table
-    assert fitted.cross_fitted(X, y, treatment=t) is fitted.nuisance_.out_of_fold_
+    all_rows = fitted.cross_fitted(X, y, treatment=t)
+    assert_array_equal(all_rows.mu, fitted.nuisance_.out_of_fold_.mu)  # it keeps no laws of its own
+    assert all_rows.source == "own" and all_rows.outcomes is None
+    some = np.array([7, 3, 41])
+    assert_array_equal(fitted.cross_fitted(X.iloc[some], y.iloc[some], treatment=t[some]).mu, all_rows.mu[some])
     changed = y.copy()
-    changed.iloc[0] += 1
-    fresh = fitted.cross_fitted(X, changed, treatment=t)
-    assert fresh is not fitted.nuisance_.out_of_fold_ and fresh.mu.shape == (60, 2)
-    # each row's regression is without the row: of the fold's models, only those of the other half moved
-    moved = np.flatnonzero(np.abs(fresh.mu - fitted.nuisance_.out_of_fold_.mu).max(1) > 1e-9)
-    assert 0 < len(moved) < 60 and 0 not in moved
+    changed.iloc[0] += 1  # a row that the fit never saw
+    mixed = fitted.cross_fitted(X, changed, treatment=t)
+    assert mixed.source == "mixed"
+    assert_array_equal(mixed.mu[1:], all_rows.mu[1:])
+    assert_array_equal(mixed.propensity[1:], all_rows.propensity[1:])
+    assert_allclose(mixed.mu[0], fitted.predict_outcomes(X.iloc[:1]).mean()[0])
+    weight = np.ones(60)
+    weight[0] = 0
+    assert fitted.cross_fitted(X, changed, treatment=t, sample_weight=weight).source == "own"
+    known = np.full(60, 0.3)
+    assert_allclose(fitted.cross_fitted(X, y, treatment=t, propensity=known).propensity[:, 1], 0.3)
+
+
+def test_rows_are_known_again_by_all_that_they_hold() -> None:
+    rng = np.random.default_rng(0)
+    E = rng.integers(0, 3, size=(5000, 6)).astype(np.float32)  # few values: many rows differ in one cell only
+    a, y = rng.integers(0, 2, size=5000), rng.integers(0, 4, size=5000).astype(float)
+    keys = row_keys(E, a, y)
+    whole = pd.DataFrame(np.column_stack([E, a, y]))
+    assert len(np.unique(keys)) == len(whole.drop_duplicates())
+    swapped = E[:, [1, 0, 2, 3, 4, 5]]
+    assert_array_equal(row_keys(swapped, a, y) == keys, E[:, 0] == E[:, 1])
+    order = rng.permutation(5000)[:700]
+    assert_array_equal(keys[positions(keys[order], keys)], keys[order])
+    assert_array_equal(positions(keys, keys), np.arange(5000))
+    assert (positions(row_keys(E + 1, a, y), keys) < 0).mean() > 0.9
+
+
+def test_cross_fitted_predicts_rows_it_never_saw(table: tuple[Any, Any, Any]) -> None:
+    """Own laws; propensities that are learned on the new rows, where assignment may be another one."""
+    data = make_heteroscedastic(300, random_state=3)
+    est = small().fit(data.X[:150], data.y[:150], treatment=data.treatment[:150])
+    new = est.cross_fitted(data.X[150:], data.y[150:], treatment=data.treatment[150:])
+    assert new.source == "other" and new.outcomes is not None
+    assert_allclose(new.mu, est.predict_outcomes(data.X[150:]).mean())
+    assert np.abs(new.propensity - est.nuisance_.predict(est.schema_.encode(data.X[150:])).propensity).max() > 1e-6
+    own = est.cross_fitted(data.X[:150], data.y[:150], treatment=data.treatment[:150])
+    assert own.source == "held_out" and own.outcomes is not None
+    assert_array_equal(own.outcomes.draws, est.held_out_.draws)
+    both = est.cross_fitted(data.X, data.y, treatment=data.treatment)
+    assert both.source == "mixed" and both.outcomes is not None
+    assert_allclose(both.mu[:150], own.mu)
+    assert_allclose(both.outcomes.quantile(0.5)[:150], own.outcomes.quantile(0.5), atol=1e-5)
+    assert_allclose(both.mu[150:], new.mu, rtol=1e-5)
 
 
 def test_a_subclass_of_a_user_is_saved_and_read_by_its_own_name(table: tuple[Any, Any, Any], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,22 @@ from scipy import stats
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from effects.effect import Estimate
-from effects.estimator import EffectEstimator, TrainingData
-from effects.inference import aipw_scores, estimate_ate, mean_and_se, outcome_means
-from effects.nuisance import Nuisance, NuisanceValues
+from effects.effect import Estimate, Estimates
+from effects.estimator import EffectEstimator
+from effects.inference import (
+    aipw_scores,
+    estimate_atc,
+    estimate_ate,
+    estimate_ato,
+    estimate_att,
+    estimate_gate,
+    estimate_qte,
+    mean_and_se,
+    outcome_means,
+)
+from effects.nuisance import CrossFitted, Nuisance
+from effects.outcomes import PotentialOutcomes
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]
@@ -30,14 +42,22 @@ class Given:
     """A fitted estimator as far as inference sees it: an encoding, arms, and nuisances that a test chose."""
 
     schema_: Schema
-    values: NuisanceValues
+    values: CrossFitted
 
     @property
     def arms_(self) -> tuple[Hashable, ...]:
         return self.schema_.arms
 
-    def cross_fitted(self, X: Any, y: Any, *, treatment: Any, sample_weight: ArrayLike | None = None) -> NuisanceValues:
-        return self.values
+    def cross_fitted(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        treatment: Any,
+        sample_weight: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+    ) -> CrossFitted:
+        return self.values if propensity is None else replace(self.values, propensity=np.asarray(propensity))
 
 
 @dataclass
@@ -49,20 +69,40 @@ class Study:
     mu: Array
     propensity: Array
     control: Any = None
+    outcomes: PotentialOutcomes | None = None
+    X: Any = None
 
     def est(self) -> Given:
         X = np.arange(2.0 * len(self.y)).reshape(-1, 2)
         schema = Schema.learn(X, self.y, self.treatment, control=self.control)
-        return Given(schema, NuisanceValues(self.mu, self.mu, self.propensity))
+        return Given(schema, CrossFitted(self.mu, self.propensity, self.outcomes))
+
+    def ask(self, question: Callable[..., Any], **options: Any) -> Any:
+        X = np.zeros((len(self.y), 2)) if self.X is None else self.X
+        return question(self.est(), X, self.y, treatment=self.treatment, **options)
 
     def ate(self, **options: Any) -> Estimate:
-        return estimate_ate(self.est(), np.zeros((len(self.y), 2)), self.y, treatment=self.treatment, **options)
+        return self.ask(estimate_ate, **options)
+
+    def gate(self, **options: Any) -> Estimates:
+        return self.ask(estimate_gate, **options)
+
+    def qte(self, **options: Any) -> Estimates:
+        return self.ask(estimate_qte, **options)
 
     def means(self, **options: Any) -> dict[Hashable, Estimate]:
-        return outcome_means(self.est(), np.zeros((len(self.y), 2)), self.y, treatment=self.treatment, **options)
+        return self.ask(outcome_means, **options)
 
     def take(self, rows: NDArray[Any]) -> Study:
-        return Study(self.y[rows], self.treatment[rows], self.mu[rows], self.propensity[rows], self.control)
+        outcomes = None if self.outcomes is None else self.outcomes.take(rows)
+        return Study(self.y[rows], self.treatment[rows], self.mu[rows], self.propensity[rows], self.control, outcomes)
+
+
+def trial(y: Array, arm: Codes, **options: Any) -> Study:
+    """A trial without covariates: what each arm shows is all that is known."""
+    share = np.bincount(arm) / len(arm)
+    means = [float(np.mean(y[arm == k])) for k in range(len(share))]
+    return Study(y, arm, np.tile(means, (len(y), 1)), np.tile(share, (len(y), 1)), **options)
 
 
 ATE = 1.0
@@ -136,13 +176,19 @@ def test_saturated_design_gives_the_stratified_estimator(weighted: bool, rng: np
     assert Study(y, arm, mu, propensity).ate(sample_weight=weight).value == pytest.approx(stratified)
 
 
-def test_a_trial_without_covariates_is_the_difference_of_means_with_welch_error(rng: np.random.Generator) -> None:
-    arm = np.repeat([0, 1], [120, 60])
+def test_a_trial_without_covariates_is_welchs_t_test(rng: np.random.Generator) -> None:
+    arm = np.repeat([0, 1], [24, 9])
     y = rng.normal(arm * 2.0, 1.0 + arm)
-    mu = np.tile([y[arm == 0].mean(), y[arm == 1].mean()], (180, 1))
-    estimate = Study(y, arm, mu, np.tile([2 / 3, 1 / 3], (180, 1))).ate()
+    estimate = trial(y, arm).ate()
+    welch = stats.ttest_ind(y[arm == 1], y[arm == 0], equal_var=False)
     assert estimate.value == pytest.approx(y[arm == 1].mean() - y[arm == 0].mean())
-    assert estimate.se == pytest.approx(np.sqrt(y[arm == 0].var() / 120 + y[arm == 1].var() / 60))
+    assert estimate.se == pytest.approx(np.sqrt(y[arm == 0].var(ddof=1) / 24 + y[arm == 1].var(ddof=1) / 9))
+    assert (estimate.df, estimate.statistic, estimate.p_value) == pytest.approx(
+        (welch.df, welch.statistic, welch.pvalue)
+    )
+    assert estimate.interval(0.9) == pytest.approx(tuple(welch.confidence_interval(0.9)))
+    one = trial(y, arm).means()[1]
+    assert one.interval() == pytest.approx(stats.t.interval(0.95, 8, y[arm == 1].mean(), stats.sem(y[arm == 1])))
 
 
 def test_a_binary_outcome_with_labels_gives_a_risk_difference() -> None:
@@ -285,13 +331,18 @@ def test_the_scale_of_weights_is_irrelevant_and_equal_weights_are_none(study: St
     assert plain.value != pytest.approx(once.value)
 
 
-def test_the_standard_error_is_the_scores_sd_over_root_n(study: Study) -> None:
+def test_the_standard_error_is_that_of_the_scores(study: Study) -> None:
     scores = aipw_scores(study.y, study.treatment, study.mu, study.propensity)
     phi = scores[:, 1] - scores[:, 0]
     assert mean_and_se(phi) == pytest.approx((phi.mean(), phi.std() / np.sqrt(300)))
-    assert study.ate(level=0.8).interval() == pytest.approx(
-        (phi.mean() - 1.2815515655446004 * study.ate().se, phi.mean() + 1.2815515655446004 * study.ate().se)
-    )
+    parts, rows = np.zeros(2), np.bincount(study.treatment)
+    for k in (0, 1):
+        parts[k] = np.sum((phi[study.treatment == k] - phi.mean()) ** 2) / 300**2 * rows[k] / (rows[k] - 1)
+    estimate = study.ate(level=0.8)
+    assert (estimate.value, estimate.se) == pytest.approx((phi.mean(), np.sqrt(parts.sum())))
+    assert estimate.se == pytest.approx(mean_and_se(phi)[1], rel=0.01)
+    assert estimate.df == pytest.approx(parts.sum() ** 2 / (parts**2 / (rows - 1)).sum())
+    assert estimate.interval() == pytest.approx(stats.t.interval(0.8, estimate.df, estimate.value, estimate.se))
 
 
 # ----------------------------------------------------------------------------------------------------------- three arms
@@ -336,11 +387,20 @@ def test_extreme_propensities_warn_once_and_are_not_clipped(rng: np.random.Gener
     message = str(caught[0].message)
     assert len(caught) == 1
     assert f"its 91 rows have an effective sample size of {effective:.1f}" in message
-    assert "smallest 0.004" in message and "trim" in message and "overlap-weighted" in message
+    assert "smallest 0.004" in message and "trim" in message and "estimate_ato" in message
     assert caught[0].filename == __file__
     assert value == pytest.approx(np.mean(np.where(arm == 1, y / p, -y / (1 - p))))
-    with pytest.warns(UserWarning, match="Weak overlap"):
-        study.means()
+    options: dict[Any, dict[str, Any]] = {estimate_gate: {"by": arm >= 0}}
+    for question in (estimate_atc, estimate_gate, outcome_means):
+        with pytest.warns(UserWarning, match="Weak overlap") as caught:
+            study.ask(question, **options.get(question, {}))
+        assert len(caught) == 1 and caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="Weak overlap"), pytest.raises(ValueError, match="the law rests on one row"):
+        study.qte()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # neither divides by the small propensity of the treated arm
+        study.ask(estimate_att)
+        study.ask(estimate_ato)
 
 
 def test_only_arms_and_rows_of_the_estimand_are_warned_about(three_arms: Study) -> None:
@@ -355,6 +415,672 @@ def test_only_arms_and_rows_of_the_estimand_are_warned_about(three_arms: Study) 
         study.ate(treated="placebo")
 
 
+# ------------------------------------------------------------------------------------------------- other populations
+
+ASK: dict[str, Callable[..., Estimate]] = {
+    "ATE": estimate_ate,
+    "ATT": estimate_att,
+    "ATC": estimate_atc,
+    "ATO": estimate_ato,
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("method", ["aipw", "tmle"])
+@pytest.mark.parametrize("estimand", ASK)
+def test_saturated_designs_give_stratified_estimators(
+    estimand: str, method: str, weighted: bool, rng: np.random.Generator
+) -> None:
+    n, cells = 600, 4
+    cell = rng.integers(0, cells, n)
+    arm = (rng.random(n) < 0.2 + 0.15 * cell).astype(np.int64)
+    y = cell * arm + rng.normal(size=n)
+    weight = rng.random(n) if weighted else np.ones(n)
+    mu, propensity, effects, sizes = np.zeros((n, 2)), np.zeros((n, 2)), [], []
+    for c in range(cells):
+        here = cell == c
+        means = [np.average(y[here & (arm == k)], weights=weight[here & (arm == k)]) for k in (0, 1)]
+        share = np.average(arm[here], weights=weight[here])
+        mu[here], propensity[here] = means, [1 - share, share]
+        effects.append(means[1] - means[0])
+        tilt = {"ATE": 1.0, "ATT": share, "ATC": 1 - share, "ATO": share * (1 - share)}[estimand]
+        sizes.append(weight[here].sum() * tilt)
+    estimate = Study(y, arm, mu, propensity).ask(ASK[estimand], sample_weight=weight, method=method)
+    assert estimate.value == pytest.approx(np.average(effects, weights=sizes))
+    assert estimate.estimand == estimand and method.upper() in estimate.method
+
+
+def test_the_effect_on_the_treated_agrees_with_statsmodels(rng: np.random.Generator) -> None:
+    from statsmodels.api import OLS
+    from statsmodels.treatment.treatment_effects import TreatmentEffect
+
+    n = 500
+    x = rng.random(n)
+    odds = 0.4 + 1.5 * x  # linear in x, so that least squares' residuals add nothing in the controls
+    arm = (rng.random(n) < odds / (1 + odds)).astype(np.int64)
+    y = x + arm * (1 + x) + rng.normal(size=n)
+    design = np.column_stack([np.ones(n), x])
+    theirs = TreatmentEffect(OLS(y, design), arm, results_select=_Selection(odds / (1 + odds)))
+    mu = np.column_stack([OLS(y[arm == k], design[arm == k]).fit().predict(design) for k in (0, 1)])
+    ours = Study(y, arm, mu, np.column_stack([1 / (1 + odds), odds / (1 + odds)])).ask(estimate_att)
+    assert ours.value == pytest.approx(float(theirs.ra(return_results=False, effect_group=1)[0]))
+
+
+@dataclass
+class _Selection:
+    """What statsmodels asks of a fitted model of the propensity."""
+
+    probability: Array
+
+    def predict(self) -> Array:
+        return self.probability
+
+    @property
+    def model(self) -> Any:
+        from statsmodels.api import Logit
+
+        return Logit((self.probability > 0.5).astype(float), np.ones(len(self.probability)))
+
+
+def test_the_overlap_effect_is_robinsons_regression_of_residuals(rng: np.random.Generator) -> None:
+    from statsmodels.api import OLS
+
+    x, arm, y, _, _ = simulate(500, rng)
+    mu, propensity = parametric(x, arm, y)
+    residuals = arm - propensity[:, 1], y - (mu * propensity).sum(axis=1)
+    estimate = Study(y, arm, mu, propensity).ask(estimate_ato)
+    robinson = OLS(residuals[1], residuals[0]).fit(cov_type="HC1")
+    assert estimate.value == pytest.approx(robinson.params[0])
+    assert estimate.se == pytest.approx(robinson.bse[0], rel=0.01)
+    clusters = rng.integers(0, 30, 500)
+    own = Study(y, arm, mu, propensity).ask(estimate_ato, groups=clusters)
+    theirs = OLS(residuals[1], residuals[0]).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
+    assert (own.se, own.statistic, own.p_value) == pytest.approx((theirs.bse[0], theirs.tvalues[0], theirs.pvalues[0]))
+    assert own.interval() == pytest.approx(tuple(theirs.conf_int()[0]))
+    assert own.df == 29 and "30 clusters" in own.method
+
+
+def test_the_overlap_effect_agrees_with_econml(rng: np.random.Generator) -> None:
+    from econml.dml import LinearDML
+    from sklearn.model_selection import KFold
+
+    x, arm, y, _, _ = simulate(400, rng)
+    folds = list(KFold(4).split(x))
+    theirs = LinearDML(
+        model_y=LinearRegression(),
+        model_t=LogisticRegression(C=1e6),
+        discrete_treatment=True,
+        cv=folds,
+        random_state=0,
+    )
+    theirs.fit(y, arm, X=None, W=x)
+    mean, share = np.zeros(400), np.zeros(400)
+    for train, test in folds:
+        mean[test] = LinearRegression().fit(x[train], y[train]).predict(x[test])
+        share[test] = LogisticRegression(C=1e6).fit(x[train], arm[train]).predict_proba(x[test])[:, 1]
+    # any two means that average to m(x) with e(x) will do: the score knows only their average and difference
+    ours = Study(y, arm, np.column_stack([mean, mean]), np.column_stack([1 - share, share])).ask(estimate_ato)
+    assert ours.value == pytest.approx(float(theirs.ate()))
+    assert ours.se == pytest.approx(float(theirs.ate_inference().stderr_mean), rel=0.02)
+
+
+@pytest.mark.parametrize("estimand", ["ATT", "ATC", "ATO"])
+@pytest.mark.parametrize("wrong", ["mu", "propensity", "neither"])
+def test_other_populations_are_doubly_robust(estimand: str, wrong: str, rng: np.random.Generator) -> None:
+    n = 100_000
+    _, arm, y, mu, propensity = simulate(n, rng)
+    effect, e = mu[:, 1] - mu[:, 0], propensity[:, 1]
+    tilt = {"ATT": e, "ATC": 1 - e, "ATO": e * (1 - e)}[estimand]
+    truth = np.average(effect, weights=tilt)
+    if wrong == "mu":
+        mu = np.tile([1.0, -1.0], (n, 1))
+    if wrong == "propensity" and estimand != "ATO":  # the overlap population is defined by e itself
+        propensity = np.full((n, 2), 0.5)
+    estimate = Study(y, arm, mu, propensity).ask(ASK[estimand])
+    assert estimate.value == pytest.approx(truth, abs=4 * estimate.se)
+
+
+def test_the_average_of_att_and_atc_is_the_ate(study: Study) -> None:
+    share = study.treatment.mean()
+    parts = share * study.ask(estimate_att).value + (1 - share) * study.ask(estimate_atc).value
+    # the scores of both, weighted by the arms' shares, add up to those of the ATE
+    assert parts == pytest.approx(study.ate().value)
+
+
+def test_of_three_arms_two_take_part(three_arms: Study) -> None:
+    both = np.isin(three_arms.treatment, ["placebo", "low"])
+    pair = {"treated": "low", "control": "placebo"}
+    for question in (estimate_att, estimate_atc, estimate_ato):
+        full = three_arms.ask(question, **pair)
+        part = three_arms.take(both)
+        columns = [three_arms.est().arms_.index(label) for label in ("placebo", "low")]
+        e = part.propensity[:, columns]
+        two = Study(part.y, part.treatment, part.mu[:, columns], e / e.sum(axis=1, keepdims=True), control="placebo")
+        alone = two.ask(question, **pair)
+        assert (full.value, full.se, full.df) == pytest.approx((alone.value, alone.se, alone.df))
+        assert full.n == alone.n == both.sum()
+
+
+# ------------------------------------------------------------------------------------------------------------- scales
+
+
+@pytest.fixture
+def events(rng: np.random.Generator) -> Study:
+    arm = np.repeat([0, 1], [220, 180])
+    return trial((rng.random(400) < np.where(arm == 1, 0.2, 0.35)).astype(float), arm)
+
+
+def test_ratios_of_a_trial_agree_with_statsmodels(events: Study) -> None:
+    from statsmodels.stats.contingency_tables import Table2x2
+
+    arm, y = events.treatment, events.y
+    table = Table2x2([[np.sum((arm == k) & (y == v)) for v in (1, 0)] for k in (1, 0)])
+    risk, odds = events.ate(scale="ratio"), events.ate(scale="odds ratio")
+    assert (risk.value, odds.value) == pytest.approx((table.riskratio, table.oddsratio))
+    assert risk.se / risk.value == pytest.approx(table.log_riskratio_se, rel=0.005)
+    assert odds.se / odds.value == pytest.approx(table.log_oddsratio_se, rel=0.005)
+    assert risk.interval() == pytest.approx(table.riskratio_confint(), rel=0.01)
+    assert odds.interval() == pytest.approx(table.oddsratio_confint(), rel=0.01)
+    assert odds.statistic == pytest.approx(table.log_oddsratio / table.log_oddsratio_se, rel=0.005)
+    assert (risk.unit, odds.unit) == ("risk ratio", "odds ratio")
+    p = [y[arm == k].mean() for k in (0, 1)]
+    exact = sum((1 - p[k]) / (p[k] * (np.sum(arm == k) - 1)) for k in (0, 1))
+    assert risk.se == pytest.approx(risk.value * np.sqrt(exact))
+
+
+@pytest.mark.parametrize("scale", ["ratio", "odds ratio"])
+@pytest.mark.parametrize("question", ASK.values(), ids=ASK)
+def test_swapping_arms_inverts_a_ratio(question: Callable[..., Estimate], scale: str, rng: np.random.Generator) -> None:
+    _, arm, y, _, propensity = simulate(400, rng)
+    y, mu = (y > 0).astype(float), np.full((400, 2), [0.4, 0.6])
+    study = Study(y, arm, mu, propensity)
+    other = {estimate_att: estimate_atc, estimate_atc: estimate_att}.get(question, question)
+    forward, backward = study.ask(question, scale=scale), study.ask(other, scale=scale, treated=0, control=1)
+    assert backward.value == pytest.approx(1 / forward.value)
+    assert backward.interval()[::-1] == pytest.approx([1 / limit for limit in forward.interval()])
+    assert backward.statistic == pytest.approx(-forward.statistic)
+    assert backward.p_value == pytest.approx(forward.p_value)
+    lower, upper = forward.interval()
+    assert lower * upper == pytest.approx(forward.value**2)  # symmetric around it, on the log scale
+
+
+def test_a_rate_ratio_does_not_know_the_unit(rng: np.random.Generator) -> None:
+    _, arm, _, _, propensity = simulate(400, rng)
+    y, mu = rng.poisson(2.0 + arm, 400), np.full((400, 2), [2.2, 2.9])
+    counts = Study(y, arm, mu, propensity).ate(scale="ratio")
+    per_year = Study(y / 7.3 + 0.0, arm, mu / 7.3, propensity).ate(scale="ratio")
+    assert (counts.unit, per_year.unit) == ("rate ratio", "ratio of means")
+    assert (counts.value, counts.se, counts.p_value) == pytest.approx((per_year.value, per_year.se, per_year.p_value))
+    means = Study(y, arm, mu, propensity).means()
+    assert counts.value == pytest.approx(means[1].value / means[0].value)
+
+
+def test_the_number_needed_to_treat_is_one_over_the_risk_difference(events: Study) -> None:
+    difference, number = events.ate(), events.ate(scale="nnt")
+    assert number.value == pytest.approx(1 / difference.value)
+    assert number.interval(0.9)[::-1] == pytest.approx([1 / limit for limit in difference.interval(0.9)])
+    assert (number.statistic, number.p_value) == pytest.approx((difference.statistic, difference.p_value))
+    assert number.unit == "number needed to treat"
+
+
+def test_without_a_clear_effect_the_number_needed_runs_through_infinity(events: Study) -> None:
+    difference, number = events.ate(), events.ate(scale="nnt")
+    level = 0.99995
+    below, above = difference.interval(level)
+    assert below < 0 < above
+    lower, upper = number.interval(level)
+    assert (lower, upper) == pytest.approx((1 / below, 1 / above)) and lower < 0 < upper
+    assert not lower < number.value < upper  # the interval is what lies outside of the two
+    assert f"{upper:.4g} to infinity to {lower:.4g}" in str(replace(number, level=level))
+    assert "infinity" not in str(number)
+
+
+BAD_SCALES: list[tuple[str, dict[str, Any], str]] = [
+    ("unknown", {"scale": "log"}, "scale must be one of 'difference', 'ratio', 'odds ratio', 'nnt', got 'log'"),
+    ("method", {"method": "ipw"}, "method must be one of 'aipw', 'tmle', got 'ipw'"),
+    ("odds", {"scale": "odds ratio"}, "is for binary outcomes, y is continuous: use scale='difference' or 'ratio'"),
+    ("negative", {"scale": "ratio"}, "never negative, y goes down to -"),
+    ("clusters", {"groups": ["a"] * 299}, "groups has 299 labels for 300 rows"),
+    ("no label", {"groups": [None] + ["a"] * 299}, r"groups has no label in row 0 \(1 such\)"),
+    ("one cluster", {"groups": ["a"] * 300}, "one cluster of groups"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), [row[1:] for row in BAD_SCALES], ids=[row[0] for row in BAD_SCALES])
+def test_scales_and_clusters_that_do_not_fit_are_refused(options: dict[str, Any], message: str, study: Study) -> None:
+    for question in ASK.values():
+        with pytest.raises(ValueError, match=message):
+            study.ask(question, **options)
+
+
+def test_a_mean_outside_the_outcomes_range_has_no_ratio_but_tmle_stays_inside() -> None:
+    arm = np.tile([0, 1], 30)
+    y = np.where(arm == 1, np.arange(60) % 4 == 1, 0).astype(float)
+    y[0] = 1.0
+    steep = Study(y, arm, np.tile([0.9, 0.5], (60, 1)), np.tile([0.2, 0.8], (60, 1)))
+    assert steep.means()[0].value < 0
+    for scale in ("ratio", "odds ratio"):
+        with pytest.raises(ValueError, match=r"mean outcome of arm 0 is estimated as -.*use method='tmle'"):
+            steep.ate(scale=scale)
+        assert steep.ate(scale=scale, method="tmle").value > 0
+    same = Study(np.tile([0.0, 0.0, 1.0, 1.0], 15), arm, np.full((60, 2), 0.5), np.full((60, 2), 0.5))
+    with pytest.raises(ValueError, match="exactly 0, so that no number is needed"):
+        same.ate(scale="nnt")
+
+
+# ---------------------------------------------------------------------------------------------------- targeted learning
+
+
+@pytest.mark.parametrize("kind", ["binary", "continuous"])
+def test_targeting_is_a_logistic_regression_with_offset(kind: str, rng: np.random.Generator) -> None:
+    import statsmodels.api as sm
+    from scipy.special import expit, logit
+
+    _, arm, y, mu, propensity = simulate(300, rng)
+    y = (y > 0).astype(float) if kind == "binary" else y
+    mu = expit(mu + 0.5) if kind == "binary" else mu + 0.5
+    low, high = (0.0, 1.0) if kind == "binary" else (min(y.min(), mu.min()), max(y.max(), mu.max()))
+    means = []
+    for k in (0, 1):
+        here = arm == k
+        offset = logit(np.clip((mu[:, k] - low) / (high - low), 1e-6, 1 - 1e-6))
+        family = sm.families.Binomial()
+        model = sm.GLM(
+            (y[here] - low) / (high - low),
+            np.ones(here.sum()),
+            family=family,
+            offset=offset[here],
+            var_weights=1 / propensity[here, k],
+        )
+        moved = low + (high - low) * expit(offset + model.fit().params[0])
+        # nothing is left to correct: the plug-in mean is the AIPW mean
+        assert np.sum((y[here] - moved[here]) / propensity[here, k]) == pytest.approx(0.0, abs=1e-6)
+        means.append(moved.mean())
+    study = Study(y, arm, mu, propensity)
+    assert [m.value for m in study.means(method="tmle").values()] == pytest.approx(means, abs=1e-8)
+    assert study.ate(method="tmle").value == pytest.approx(means[1] - means[0], abs=1e-8)
+    assert study.ate().value != pytest.approx(means[1] - means[0], abs=1e-4)
+
+
+def test_targeting_stays_in_the_outcomes_range_and_is_doubly_robust(rng: np.random.Generator) -> None:
+    n = 50_000
+    _, arm, y, mu, propensity = simulate(n, rng)
+    event = (y > 1).astype(float)
+    truth = stats.norm.sf(1 - mu)
+    for wrong in (np.full((n, 2), 0.5), truth):
+        means = Study(event, arm, wrong, propensity).means(method="tmle")
+        for k in (0, 1):
+            assert means[k].value == pytest.approx(truth[:, k].mean(), abs=4 * means[k].se)
+    arm = np.repeat([0, 1], 20)
+    sure = Study(
+        np.where(arm == 1, 1.0, np.arange(40) % 2), arm, np.tile([0.5, 0.9], (40, 1)), np.full((40, 2), 0.5)
+    ).means(method="tmle")
+    assert sure[1].value == 1.0 and sure[1].se == pytest.approx(0.0, abs=1e-12)
+
+
+# -------------------------------------------------------------------------------------------------- clusters and trials
+
+
+def test_cluster_errors_are_those_of_statsmodels(study: Study, rng: np.random.Generator) -> None:
+    from statsmodels.api import OLS
+
+    scores = aipw_scores(study.y, study.treatment, study.mu, study.propensity)
+    clusters = np.array(["ward " + str(k) for k in rng.integers(0, 25, 300)])
+    phi, ones = scores[:, 1] - scores[:, 0], np.ones(300)
+    options: dict[str, Any] = {"cov_type": "cluster", "cov_kwds": {"groups": pd.factorize(clusters)[0]}, "use_t": True}
+    theirs, ours = OLS(phi, ones).fit(**options), study.ate(groups=clusters)
+    assert (ours.value, ours.se, ours.p_value) == pytest.approx((theirs.params[0], theirs.bse[0], theirs.pvalues[0]))
+    assert ours.interval() == pytest.approx(tuple(theirs.conf_int()[0]))
+
+
+def test_a_patient_entered_twice_is_one_patient(study: Study) -> None:
+    twice = study.take(np.repeat(np.arange(300), 2))
+    plain, clustered = twice.ate(), twice.ate(groups=np.repeat(np.arange(300), 2))
+    assert clustered.value == pytest.approx(study.ate().value)
+    assert clustered.se == pytest.approx(study.ate().se, rel=0.01)
+    assert plain.se == pytest.approx(study.ate().se / np.sqrt(2), rel=0.01)
+
+
+def test_known_propensities_take_the_place_of_estimates(study: Study) -> None:
+    known = np.column_stack([np.full(300, 0.4), np.full(300, 0.6)])
+    for question in ASK.values():
+        expected = Study(study.y, study.treatment, study.mu, known).ask(question)
+        assert study.ask(question, propensity=known) == expected != study.ask(question)
+    assert study.means(propensity=known)[1] == Study(study.y, study.treatment, study.mu, known).means()[1]
+    assert study.gate(by=np.arange(300) % 2, propensity=known)[0].value != study.gate(by=np.arange(300) % 2)[0].value
+
+
+# ----------------------------------------------------------------------------------------------------------- subgroups
+
+
+@pytest.mark.parametrize("method", ["aipw", "tmle"])
+@pytest.mark.parametrize("scale", ["difference", "ratio"])
+def test_a_subgroups_effect_is_that_of_its_rows_alone(scale: str, method: str, rng: np.random.Generator) -> None:
+    _, arm, y, mu, propensity = simulate(300, rng)
+    study = Study(np.exp(y / 4), arm, np.exp(mu / 4), propensity)
+    region, weight = rng.choice(["north", "south", "west"], 300), rng.random(300)
+    found = study.gate(by=region, sample_weight=weight, scale=scale, method=method)
+    assert found.labels == ("north", "south", "west") and found.by == "group" and found.n == 300
+    for label, estimate in zip(found.labels, found, strict=True):
+        here = region == label
+        alone = study.take(here).ate(sample_weight=weight[here], scale=scale, method=method)
+        assert (estimate.value, estimate.se, estimate.df, estimate.n) == pytest.approx(
+            (alone.value, alone.se, alone.df, here.sum())
+        )
+        assert estimate.interval() == pytest.approx(alone.interval())
+    assert np.abs(found.covariance - np.diag(np.diag(found.covariance))).max() < 1e-16
+
+
+def test_subgroups_average_to_the_whole(study: Study, rng: np.random.Generator) -> None:
+    weight, label = rng.random(300), rng.integers(0, 5, 300)
+    found = study.gate(by=label, sample_weight=weight)
+    share = np.bincount(label, weight) / weight.sum()
+    assert share @ found.value == pytest.approx(study.ate(sample_weight=weight).value)
+    assert study.gate(by=np.zeros(300))[0].interval() == pytest.approx(study.ate().interval())
+
+
+def test_columns_make_groups_as_a_reader_expects(study: Study, rng: np.random.Generator) -> None:
+    age = rng.permutation(300).astype(float)
+    stage = pd.Categorical(rng.choice(["late", "early"], 300), categories=["early", "late", "never"], ordered=True)
+    study.X = pd.DataFrame(
+        {"age": age, "stage": stage, "female": rng.random(300) < 0.5, "visits": rng.integers(0, 4, 300), "cate": stage}
+    )
+    assert study.gate(by="stage").labels == ("early", "late")  # the order of the categories, without empty ones
+    assert study.gate(by="cate").labels == ("early", "late")  # a column of that name is a column
+    assert study.gate(by="female").labels == (False, True)
+    assert study.gate(by="visits").labels == (0, 1, 2, 3)
+    quarters = study.gate(by="age")
+    assert [e.n for e in quarters] == [75] * 4 and quarters.by == "age"
+    limits = pd.qcut(age, 4).categories
+    named = [f"({one.left:.6g}, {one.right:.6g}]" for one in limits]
+    assert list(quarters.labels) == [f"[{age.min():.6g}, {limits[0].right:.6g}]", *named[1:]]
+    here = (age > limits[1].left) & (age <= limits[1].right)
+    assert quarters[1].value == pytest.approx(study.take(here).ate().value)
+    assert len(study.gate(by="age", n_groups=3)) == 3
+    assert quarters[1].name.startswith("GATE, age (")
+    study.X["entry"] = pd.Timestamp("2020-01-01") + pd.to_timedelta(age, unit="D")
+    assert [e.n for e in study.gate(by="entry", n_groups=2)] == [150, 150]
+    study.X["count"] = pd.array([k if k % 10 else None for k in range(300)], dtype="Int64")
+    assert [e.n for e in study.gate(by="count", n_groups=2)] == [135, 135, 30]
+    series = pd.Series(age, name="age at entry", index=np.arange(300) + 5)
+    assert study.gate(by=series, n_groups=2).by == "age at entry"
+    study.X = np.column_stack([age, age % 2])
+    assert study.gate(by=1).labels == (0.0, 1.0) and study.gate(by=1).by == "column 1"
+
+
+def test_rows_without_a_label_are_a_group_of_their_own(study: Study) -> None:
+    label = np.array(["a", None, "b"] * 100, dtype=object)
+    found = study.gate(by=label)
+    assert found.labels == ("a", "b", "missing") and [e.n for e in found] == [100] * 3
+    assert found[2].value == pytest.approx(study.take(np.arange(1, 300, 3)).ate().value)
+    weight = np.where(label == None, 0.0, 1.0)  # noqa: E711 - elementwise
+    assert study.gate(by=label, sample_weight=weight).labels == ("a", "b")
+    number = np.where(np.arange(300) % 3 == 1, np.nan, np.arange(300))
+    assert study.gate(by=number, n_groups=2).labels[-1] == "missing"
+
+
+def test_left_out_groups_are_sorted_by_the_predicted_effect(study: Study, rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match="keeps no held-out laws for these rows: name a column"):
+        study.gate()
+    effect = rng.permutation(300)
+    draws = np.zeros((1, 2, 300, 2))
+    draws[..., 1] = effect
+    study.outcomes = PotentialOutcomes(draws)
+    found = study.gate(n_groups=3)
+    assert found.by == "predicted effect" and [e.n for e in found] == [100] * 3
+    assert found[2].value == pytest.approx(study.take(effect >= 200).ate().value)
+
+
+BAD_GROUPS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("column", {"by": "sex"}, ValueError, "by='sex' is no column of X: name one of 'age', 'arm', or give labels"),
+    ("length", {"by": [1, 2]}, ValueError, "by has 2 labels for 300 rows"),
+    ("words", {"by": ["a", "b"] * 150, "n_groups": 2}, TypeError, "n_groups cuts numbers into quantile groups"),
+    ("n_groups", {"by": "age", "n_groups": 1}, ValueError, "n_groups must be an int of 2 or more, got 1"),
+    ("one arm", {"by": "arm"}, ValueError, r"arm 1 has 0 row\(s\) of positive weight where arm is 0"),
+    ("nothing", {"by": [None] * 300, "sample_weight": np.zeros(300)}, ValueError, "zero everywhere"),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"), [row[1:] for row in BAD_GROUPS], ids=[row[0] for row in BAD_GROUPS]
+)
+def test_bad_groups_say_what_is_wrong(
+    options: dict[str, Any], error: type[Exception], message: str, study: Study
+) -> None:
+    study.X = pd.DataFrame({"age": np.arange(300.0), "arm": study.treatment})
+    with pytest.raises(error, match=message):
+        study.gate(**options)
+
+
+def test_joint_covariance_of_subgroups_is_that_of_statsmodels(study: Study, rng: np.random.Generator) -> None:
+    from statsmodels.api import OLS
+
+    label, clusters = np.arange(300) % 3, rng.integers(0, 20, 300)
+    found = study.gate(by=label, groups=clusters)
+    scores = aipw_scores(study.y, study.treatment, study.mu, study.propensity)
+    dummies = (label[:, None] == np.arange(3)).astype(float)
+    theirs = OLS(scores[:, 1] - scores[:, 0], dummies).fit(cov_type="cluster", cov_kwds={"groups": clusters})
+    factor = 299 / (300 - 3)  # statsmodels' own, beside G / (G - 1)
+    np.testing.assert_allclose(found.covariance, theirs.cov_params() / factor, rtol=1e-9)
+    assert np.abs(found.covariance[0, 1]) > 0
+    test, wald = found.heterogeneity(), theirs.wald_test(np.array([[-1, 1, 0], [-1, 0, 1]]), use_f=False, scalar=True)
+    assert (test.statistic, test.df) == pytest.approx((wald.statistic * factor, 2))
+    assert test.p_value == pytest.approx(stats.chi2.sf(test.statistic, 2))
+    assert "GATE is the same at every group: chi2(2)" in str(test)
+
+
+# ------------------------------------------------------------------------------------------- several estimates at once
+
+
+def several(covariance: Array, **options: Any) -> Estimates:
+    each = [Estimate(float(k), float(np.sqrt(v)), "m", 9, **options) for k, v in enumerate(np.diag(covariance))]
+    return Estimates(each, covariance, range(len(each)))
+
+
+def test_critical_values_of_one_and_of_independent_estimates() -> None:
+    assert several(np.eye(1)).critical_values(0.9) == pytest.approx(stats.norm.ppf(0.95))
+    assert several(np.eye(1), df=7.0).critical_values(0.9) == pytest.approx(stats.t.ppf(0.95, 7))
+    sidak = 0.5 + 0.9 ** (1 / 4) / 2
+    assert several(np.eye(4)).critical_values(0.9) == pytest.approx(stats.norm.ppf(sidak))
+    assert several(4 * np.eye(4), df=7.0).critical_values(0.9) == pytest.approx(stats.t.ppf(sidak, 7))
+
+
+def test_critical_values_lie_between_those_of_one_and_of_independent_estimates() -> None:
+    same = several(np.ones((3, 3))).critical_values(0.95)
+    assert same == pytest.approx(stats.norm.ppf(0.975), abs=0.01)
+    half = several(0.5 + 0.5 * np.eye(3)).critical_values(0.95)
+    joint = stats.multivariate_normal(np.zeros(3), 0.5 + 0.5 * np.eye(3))
+    assert joint.cdf(half, lower_limit=-half) == pytest.approx(0.95, abs=2e-3)
+    assert several(0.5 + 0.5 * np.eye(3)).critical_values(0.95) == pytest.approx(half, abs=0)  # no luck in it
+    # a sign is no matter
+    flipped = np.array([[1, -0.5, 0.5], [-0.5, 1, -0.5], [0.5, -0.5, 1]])
+    assert several(flipped).critical_values(0.95) == pytest.approx(half, abs=0.01)
+
+
+def test_bands_widen_the_intervals_and_ratios_stay_positive() -> None:
+    pair = several(np.diag([1.0, 4.0]), df=10.0)
+    lower, upper = pair.interval(0.9, simultaneous=True)
+    assert (upper - lower) / 2 == pytest.approx(pair.critical_values(0.9) * [1, 2])
+    assert pair.interval(0.9)[0] == pytest.approx([e.interval(0.9)[0] for e in pair])
+    ratios = Estimates([Estimate(2.0, 1.0, "m", 9, link="log")] * 2, np.eye(2) / 4, "ab")
+    lower, upper = ratios.interval(simultaneous=True)
+    assert (lower > 0).all() and lower * upper == pytest.approx([4.0, 4.0])
+    assert ratios.heterogeneity().statistic == pytest.approx(0.0)
+
+
+def test_estimates_are_a_sequence_and_print_as_statsmodels_does() -> None:
+    import statsmodels.api as sm
+
+    pair = several(np.diag([1.0, 4.0]), df=10.0, treated="drug", control="placebo", estimand="GATE")
+    assert len(pair) == 2 and [e.value for e in pair] == [0.0, 1.0] and pair[1].value == pair.value[1] == 1.0
+    assert pair.se.tolist() == [1.0, 2.0]
+    frame = pair.to_frame()
+    assert list(frame.columns) == ["coef", "std err", "t", "P>|t|", "[0.025", "0.975]"]
+    assert frame.index.tolist() == [0, 1] and frame.index.name == "group"
+    wide = pair.to_frame(simultaneous=True)
+    assert (wide["0.975]"] > frame["0.975]"]).all()
+    text = pair.summary(simultaneous=True)
+    rng = np.random.default_rng(0)
+    theirs = sm.OLS(rng.normal(size=24), np.eye(24)[:, :2]).fit().summary().tables[1].as_text().splitlines()
+    ours = text.splitlines()
+    header = ours.index(theirs[1])
+    assert ours[header - 1] == theirs[0] and ours[header + 1] == theirs[2]
+    limits = [f"{limit:.3f}" for limit in wide.iloc[1, 4:]]
+    assert ours[header + 3].split() == ["1", "1.0000", "2.000", "0.500", "0.628", *limits]
+    assert "simultaneous" in text and "the same at every group: chi2(1)" in text and "drug vs placebo" in text
+    assert str(pair) == f"{pair[0]}\n{pair[1]}"
+
+
+def test_estimates_that_do_not_belong_together_are_refused() -> None:
+    one = Estimate(1.0, 1.0, "m", 9)
+    with pytest.raises(ValueError, match=r"2 estimates were given with 1 labels and a covariance of shape \(2, 2\)"):
+        Estimates([one, one], np.eye(2), "a")
+    with pytest.raises(ValueError, match="one level and one link"):
+        Estimates([one, replace(one, link="log")], np.eye(2), "ab")
+    with pytest.raises(ValueError, match="not the squared standard errors"):
+        Estimates([one, one], 2 * np.eye(2), "ab")
+    with pytest.raises(ValueError, match="nothing to differ from"):
+        Estimates([one], np.eye(1), "a").heterogeneity()
+    with pytest.raises(ValueError, match="singular"):
+        Estimates([one, one], np.ones((2, 2)), "ab").heterogeneity()
+    for options, message in (({"df": 0.0}, "degrees of freedom"), ({"link": "logit"}, "link must be one of")):
+        with pytest.raises(ValueError, match=message):
+            replace(one, **options)
+    with pytest.raises(ValueError, match="has no log"):
+        Estimate(-1.0, 1.0, "m", 9, link="log")
+
+
+def test_students_t_is_that_of_statsmodels(rng: np.random.Generator) -> None:
+    import statsmodels.api as sm
+
+    model = sm.OLS(rng.normal(0.5, 1, 24), np.ones(24)).fit()
+    ours = Estimate(float(model.params[0]), float(model.bse[0]), method="mean", n=24, df=23)
+    assert ours.p_value == pytest.approx(float(model.pvalues[0]))
+    assert ours.interval(0.9) == pytest.approx(tuple(model.conf_int(0.1)[0]))
+    row = next(line for line in model.summary().tables[1].as_text().splitlines() if "const" in line).split()
+    assert ours.summary().splitlines()[-2].split()[1:] == row[1:]
+    assert "Df:" in ours.summary() and "24" in ours.summary()
+
+
+# ----------------------------------------------------------------------------------------------------------- quantiles
+
+
+def test_quantile_effects_of_a_trial_are_those_of_the_samples(rng: np.random.Generator) -> None:
+    arm = np.repeat([0, 1], [151, 99])
+    y = rng.gamma(2.0, 1.0 + arm)
+    q = [0.1, 0.37, 0.5, 0.8]
+    found = trial(y, arm).qte(q=q)
+    expected = [np.quantile(y[arm == k], q, method="inverted_cdf") for k in (0, 1)]
+    with_laws = trial(y, arm, outcomes=PotentialOutcomes(rng.normal(size=(2, 5, 1, 2)).repeat(250, axis=2))).qte(q=q)
+    np.testing.assert_allclose(with_laws.value, expected[1] - expected[0], rtol=1e-6)
+    np.testing.assert_allclose(found.value, expected[1] - expected[0])
+    assert found.labels == tuple(q) and found.by == "quantile"
+    assert found[1].name == "QTE, quantile 0.37 [1 vs 0]"
+
+
+def test_errors_of_quantiles_are_those_of_a_normal_sample(rng: np.random.Generator) -> None:
+    arm = np.repeat([0, 1], 20_000)
+    found = trial(rng.normal(size=40_000) * (1 + arm), arm).qte(q=[0.1, 0.5, 0.75])
+    for estimate, q in zip(found, (0.1, 0.5, 0.75), strict=True):
+        density = stats.norm.pdf(stats.norm.ppf(q))
+        assert estimate.se == pytest.approx(np.sqrt(q * (1 - q) * (1 + 4) / 20_000) / density, rel=0.06)
+        assert estimate.value == pytest.approx(stats.norm.ppf(q), abs=4 * estimate.se)
+    joint = found.covariance[1, 2] / np.prod(found.se[1:])
+    assert joint == pytest.approx(np.sqrt(0.5 * 0.25 / (0.75 * 0.5)), abs=0.02)  # of two order statistics
+
+
+def confounded(n: int, rng: np.random.Generator) -> tuple[Study, Array]:
+    """A study with its true laws as 50 quantile nodes, and the true quartile effects."""
+    _, arm, y, mu, propensity = simulate(n, rng)
+    nodes = stats.norm.ppf((np.arange(50) + 0.5) / 50)
+    outcomes = PotentialOutcomes((mu + nodes[:, None, None])[None])
+    wide = np.sqrt([5 + 1, 2.5**2 + 1 + 1])  # of 2 x0 + x1 + noise, and of 1 + 2.5 x0 + x1 + noise
+    truth = ATE + stats.norm.ppf([0.25, 0.5, 0.75]) * (wide[1] - wide[0])
+    return Study(y, arm, mu, propensity, outcomes=outcomes), truth
+
+
+@pytest.mark.parametrize("wrong", ["laws", "propensity", "no laws"])
+def test_quantile_effects_are_doubly_robust(wrong: str, rng: np.random.Generator) -> None:
+    study, truth = confounded(20_000, rng)
+    assert study.outcomes is not None
+    if wrong == "laws":
+        study.outcomes = PotentialOutcomes(np.broadcast_to([-1.0, 1.0], (1, 2, 20_000, 2)))
+    if wrong == "propensity":
+        study.propensity = np.full((20_000, 2), 0.5)
+    if wrong == "no laws":
+        study.outcomes = None
+    found = study.qte()
+    assert np.abs((found.value - truth) / found.se).max() < 4
+    naive = [np.quantile(study.y[study.treatment == k], [0.25, 0.5, 0.75]) for k in (0, 1)]
+    assert np.abs((naive[1] - naive[0] - truth) / found.se).max() > 10
+
+
+def test_good_laws_make_quantile_effects_more_precise(rng: np.random.Generator) -> None:
+    study, _ = confounded(2000, rng)
+    blind = replace(study, outcomes=PotentialOutcomes(np.zeros((1, 2, 2000, 2))))
+    assert (study.qte().se < 0.9 * blind.qte().se).all()
+
+
+def test_quantile_effects_move_with_the_outcome_and_swap_sign(rng: np.random.Generator) -> None:
+    study, _ = confounded(400, rng)
+    assert study.outcomes is not None
+    before, swapped = study.qte(), study.qte(treated=0, control=1)
+    np.testing.assert_allclose(swapped.value, -before.value)
+    np.testing.assert_allclose(swapped.covariance, before.covariance)
+    moved = Study(5 + 2 * study.y, study.treatment, study.mu, study.propensity)
+    moved.outcomes = PotentialOutcomes(5 + 2 * study.outcomes.draws.astype(float))
+    np.testing.assert_allclose(moved.qte().value, 2 * before.value, rtol=1e-4)
+    np.testing.assert_allclose(moved.qte().se, 2 * before.se, rtol=1e-3)
+    rows = rng.permutation(400)
+    np.testing.assert_allclose(study.take(rows).qte().value, before.value)
+    weight = rng.integers(1, 4, 400)
+    weighted, repeated = study.qte(sample_weight=weight), study.take(np.repeat(np.arange(400), weight)).qte()
+    np.testing.assert_allclose(weighted.value, repeated.value)
+    doubled = study.take(np.repeat(np.arange(400), 2)).qte(groups=np.repeat(np.arange(400), 2))
+    np.testing.assert_allclose(doubled.value, before.value)
+
+
+def test_a_distribution_that_dips_is_rearranged() -> None:
+    from effects.inference.quantiles import _Marginal
+
+    points = np.sort(np.random.default_rng(0).random(400))
+    cumulative = np.linspace(0, 1, 400) + 0.2 * np.sin(np.linspace(0, 20, 400))
+    law = _Marginal(points, cumulative)
+    q = np.linspace(0.05, 0.95, 19)
+    found = law.quantile(q)
+    assert (np.diff(found) >= 0).all()
+    fine = np.linspace(points[0], points[-1], 200_001)
+    steps = np.sort(cumulative[np.searchsorted(points, fine, side="right") - 1])
+    np.testing.assert_allclose(found, fine[np.searchsorted(steps, q)], atol=1e-4)
+
+
+def test_thinned_laws_change_next_to_nothing(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    from effects.inference import quantiles
+
+    study, _ = confounded(1000, rng)
+    assert study.outcomes is not None
+    members = study.outcomes.draws + rng.normal(scale=0.1, size=(8, 1, 1000, 2))
+    study.outcomes = PotentialOutcomes(members)
+    full = study.qte()
+    for points in (100_000, 20_000):
+        monkeypatch.setattr(quantiles, "MOST_POINTS", points)
+        thin = study.qte()
+        assert np.abs((thin.value - full.value) / full.se).max() < 0.35
+        np.testing.assert_allclose(thin.se, full.se, rtol=0.15)
+
+
+def test_quantiles_that_have_no_error_are_refused(study: Study, events: Study) -> None:
+    with pytest.raises(ValueError, match="y is binary: its quantiles jump"):
+        events.qte()
+    for q in (0.0, [0.5, 1.0], [0.5, 0.5], [[0.5]]):
+        with pytest.raises(ValueError, match="strictly between 0 and 1"):
+            study.qte(q=q)
+    zeros = replace(study, y=np.where(np.arange(300) % 5 < 2, 0.0, np.abs(study.y) + 1))
+    with pytest.raises(ValueError, match=r"% of the outcomes of arm . are equal to 0, near the quantile q=0.25"):
+        zeros.qte(q=[0.25])
+    assert zeros.qte(q=[0.9]).se[0] > 0
+
+
 # ----------------------------------------------------------------------------------------------------- a real estimator
 
 
@@ -367,7 +1093,11 @@ class Averages(EffectEstimator):
         self.outcome, self.control, self.nuisance, self.random_state = outcome, control, nuisance, random_state
 
     def _fit(self, data: TrainingData) -> dict[str, Any]:
-        return {"history_": []}
+        return {"history_": [], "predict_": data.nuisance.predict}
+
+    def _sample(self, inputs: Any, n_draws: int | None, rng: np.random.Generator) -> Any:
+        means = self.predict_(inputs).mu[None]
+        return means[None].astype(np.float32), means
 
 
 def linear_nuisance() -> Nuisance:

@@ -17,9 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle, StepPatch
 
 from effects import plots
-from effects.effect import Effect
+from effects.diagnostics import Check
+from effects.effect import Effect, Estimate
 from effects.outcomes import PotentialOutcomes
 from effects.plots import plot_calibration, plot_effect, plot_outcomes, plot_overlap
+from effects.support import Support
 
 ARMS = ("placebo", "drug")
 
@@ -358,7 +360,7 @@ def test_names_are_not_read_as_mathematics() -> None:
 
 
 def test_arms_differ_in_grey_print() -> None:
-    styles = [plots._style(arm) for arm in range(5)]
+    styles = [plots.style.arm_style(arm) for arm in range(5)]
     for part in (1, 2, 3):  # line, marker, hatch
         assert len({str(style[part]) for style in styles}) == 5
 
@@ -403,3 +405,104 @@ def test_bad_calls_say_what_is_wrong(call, error, message) -> None:
 )
 def test_number(value: float, scale: float | None, digits: int, text: str) -> None:
     assert plots.number(value, scale, digits) == text
+
+
+# ---- checks and support
+
+
+def check_of(name: str) -> Check:
+    """A check with numbers that a test knows."""
+    bins = pd.DataFrame({"low": [0.0, 0.5], "high": [0.5, 1.0], "frequency": [1.2, 0.8]})
+    bins["lower"], bins["upper"] = 0.7, 1.25
+    groups = pd.DataFrame({"n": [50, 50], "predicted": [-1.0, 2.0], "effect": [-0.5, 1.5], "se": 0.2})
+    groups["lower"], groups["upper"] = groups["effect"] - 0.4, groups["effect"] + 0.4
+    arms = pd.DataFrame({"n": [100, 80], "n_effective": [90.0, 40.0]}, index=pd.Index(ARMS, name="arm"))
+    arms["p_value"], arms["finding"] = [0.5, 0.01], ["unevenly predicted", "predicted too low"]
+    risk = pd.DataFrame({"predicted": [0.1, 0.3], "observed": [0.2, 0.4], "lower": [0.1, 0.3], "upper": [0.3, 0.5]})
+    covered = {"group": [1, 2, 1, 2], "coverage": [0.9, 0.8, 0.85, 0.95], "lower": 0.7, "upper": 0.97}
+    details = {
+        "calibration": pd.concat([bins.assign(arm=arm) for arm in ARMS]),
+        "risk": pd.concat([risk.assign(arm=arm) for arm in ARMS]),
+    }
+    table = {
+        "benefit calibration": groups,
+        "risk": arms.assign(slope=[0.6, 1.2]),
+        "coverage by group": pd.DataFrame({"by": ["cate"] * 2 + ["propensity"] * 2, "arm": "both"} | covered),
+        "targeting": pd.DataFrame(
+            {"toc": [2.0, 0.0], "se": 0.5, "lower": [1.0, -0.1], "upper": [3.0, 0.1]},
+            index=pd.Index([0.5, 1.0], name="fraction"),
+        ),
+    }
+    estimates = [Estimate(v, 0.1, method="", n=100, unit="mmHg") for v in (0.25, 0.6)]
+    right = "calibration" if name == "risk" else name
+    value, threshold = (0.02, 0.05) if right == "calibration" else (0.5, 0.9)
+    return Check(
+        right, False, value, threshold, table.get(name, arms), "It is so.", tuple(estimates), details.get(name)
+    )
+
+
+def test_weighted_pit_bars_are_the_frequencies_with_their_band() -> None:
+    ax = plots.plot_pit(check_of("calibration"), ax=axes())
+    assert [bar.get_height() for bar in bars(ax, "placebo (n = 100)")] == pytest.approx([1.2, 0.8])
+    grey = [bar for c in ax.containers for bar in c if bar.get_facecolor()[:3] == pytest.approx((0xDC / 255,) * 3)]
+    assert {round(bar.get_y(), 6) for bar in grey} == {0.7}
+    assert {round(bar.get_y() + bar.get_height(), 6) for bar in grey} == {1.25}
+    assert ax.get_title(loc="left").replace("\n", " ") == "drug: outcomes predicted too low (adjusted p = 0.02)"
+
+
+def test_weighted_risks_are_points_with_intervals() -> None:
+    ax = plots.plot_pit(check_of("risk"), ax=axes())
+    x, y = line(ax, "drug (n = 80)")
+    assert x == pytest.approx([0.1, 0.3]) and y == pytest.approx([0.2, 0.4])
+    title = ax.get_title(loc="left").replace("\n", " ")
+    assert title == "Not calibrated (adjusted p = 0.02): slope 0.60 under placebo, slope 1.20 under drug"
+
+
+def test_coverage_points_are_the_table() -> None:
+    ax = plots.plot_coverage_by(check_of("coverage by group"), ax=axes())
+    assert line(ax, "by predicted effect")[1] == pytest.approx([0.9, 0.8])
+    assert line(ax, "by propensity")[1] == pytest.approx([0.85, 0.95])
+    assert any(np.allclose(one.get_ydata(), 0.9) for one in ax.get_lines() if len(np.asarray(one.get_ydata())) == 2)
+    assert max(ax.get_yticks()) <= 1
+
+
+def test_benefit_points_and_line_are_the_check() -> None:
+    ax = plots.plot_benefit_calibration(check_of("benefit calibration"), outcome_name="pressure", ax=axes())
+    assert line(ax, "groups")[1] == pytest.approx([-0.5, 1.5])
+    x, y = line(ax, "slope 0.60")
+    assert y == pytest.approx(0.25 + 0.6 * x)
+    assert line(ax, "as predicted")[0] == pytest.approx(line(ax, "as predicted")[1])
+    assert ax.get_xlabel() == "Predicted effect on pressure (mmHg)"
+
+
+def test_targeting_curve_is_the_table() -> None:
+    ax = plots.plot_toc(check_of("targeting"), outcome_name="pressure", ax=axes())
+    x, y = line(ax, "gain")
+    assert x == pytest.approx([50, 100]) and y == pytest.approx([2, 0])
+    assert ax.get_ylabel() == "Gain in effect on pressure (mmHg)"
+
+
+def test_support_points_are_the_units_and_all_are_counted() -> None:
+    n = 4000
+    rng = np.random.default_rng(20)
+    distance, low = rng.uniform(0.5, 3, size=(n, 2)), rng.uniform(0.1, 0.5, size=n)
+    p, rare = np.full((n, 2), 0.5), np.zeros((n, 2), dtype=bool)
+    p[:40, 0], rare[20:50, 1] = 1e-4, True  # 20 unlike, 20 both, 10 rare
+    support = Support(np.column_stack([low, 1 - low]), distance, p, rare, 0.01, np.array([0.03, 0.03]), ARMS)
+    ax = plots.plot_support(support, ax=axes())
+    assert ax.get_title(loc="left").replace("\n", " ") == "Not enough support for 50 of 4,000 (1%) units"
+    assert line(ax, "unlike an arm's rows: 20")[0] == pytest.approx(distance[:20].max(axis=1))
+    assert line(ax, "both: 20")[1] == pytest.approx(low[20:40])
+    assert line(ax, "an arm too rare: 10")[0].size == 10
+    assert plots.checks.MAX_POINTS - 60 < line(ax, "supported: 3,950")[0].size <= plots.checks.MAX_POINTS
+
+
+@pytest.mark.parametrize("name", ["plot_pit", "plot_coverage_by", "plot_benefit_calibration", "plot_toc"])
+def test_a_picture_of_another_check_is_refused(name: str) -> None:
+    draw = getattr(plots, name)
+    right = {"plot_pit": "calibration", "plot_coverage_by": "coverage by group", "plot_toc": "targeting"}
+    pyplot.close("all")
+    given = axes()
+    assert draw(check_of(right.get(name, "benefit calibration")), ax=given) is given and not pyplot.get_fignums()
+    with pytest.raises(ValueError, match="the check given is 'C-for-benefit'"):
+        draw(check_of("C-for-benefit"), ax=axes())

@@ -13,9 +13,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import effects
 from effects import CausalStack, DiffPO, Nuisance, Report
+from effects.calibration import simplex_weights
 from effects.datasets import make_heteroscedastic, make_skewed
 from effects.models import combination, library
-from effects.models.combination import Logs, Weights, allocation, simplex_weights
+from effects.models.combination import Logs, Weights, allocation
 from effects.nuisance import NuisanceValues
 
 
@@ -93,7 +94,7 @@ def test_the_mixture_of_laws_minimises_the_crps(rng: np.random.Generator) -> Non
 
 
 def training(rng: np.random.Generator, n: int) -> Any:
-    from effects.estimator import TrainingData
+    from effects.rows import TrainingData
     from effects.schema import Schema
 
     X = rng.normal(size=(n, 2))
@@ -241,7 +242,7 @@ def test_weights_are_convex_and_reported() -> None:
         assert (table[column].dropna() >= 0).all()
     assert {"DiffPO", "TARNet", *library.LIBRARY} <= set(table.index)
     report = Report.from_fit(est, data.X, data.y, treatment=data.treatment)
-    assert "sparse additive model" in report.text(full=True)
+    assert "sparse additive model" in report.text(full=True, width=100)
     assert "sparse additive model" in report.html()
 
 

@@ -48,7 +48,7 @@ def execute(path: Path, folder: Path) -> Any:
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH", "")]))
     where = {"metadata": {"path": str(folder)}}
     client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", record_timing=False, coalesce_streams=True, resources=where
+        notebook, timeout=1200, kernel_name="python3", record_timing=False, coalesce_streams=True, resources=where
     )
     client.execute(env=env)
     notebook.metadata["language_info"] = {"name": "python"}  # not the version of whoever ran it last

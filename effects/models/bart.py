@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import ndtr, ndtri
 
-from effects.estimator import EffectEstimator, TrainingData
+from effects.estimator import EffectEstimator
 from effects.models.residuals import pack_trees, unpack_trees
 from effects.nn.scale import OutcomeScale, normal_nodes
 from effects.nuisance import BoostedTrees, Nuisance, _node_dtype, _with_arm
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]

@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import optimize
 
-from effects.estimator import TrainingData
+from effects.calibration import RIDGE, minimise, simplex_weights
 from effects.nuisance import NuisanceValues
 from effects.outcomes import PotentialOutcomes
+from effects.rows import TrainingData
 
 Array = NDArray[np.float64]
 Draws = NDArray[np.float32]
 LEARNERS = ("X-learner on boosting per arm", "X-learner on both")  # effects that the nuisances know
-_RIDGE = 10.0  # rows' worth of faith in equal weights
 _NODES = 32  # quantiles of a law in its score
 
 
@@ -132,55 +131,6 @@ def stack_logs(data: TrainingData, means: dict[str, Array], logs: Logs) -> tuple
     return weights, np.einsum("kna,ka->na", stacked, mean)
 
 
-def simplex_weights(candidates: Array, target: Array, weight: Array, ridge: float = _RIDGE) -> Array:
-    r"""Convex weights that minimise the squared error, shrunk toward equal ones.
-
-    .. math:: \min_{w \ge 0,\ \sum w = 1}\ \sum_i \omega_i (y_i - z_i^\top w)^2 + \rho\, s^2 \lVert w - 1/K \rVert^2
-
-    with :math:`s^2` the smallest mean squared error of one candidate: `ridge` (:math:`\rho`) rows' worth of noise.
-
-    Parameters
-    ----------
-    candidates : ndarray of shape (n, K)
-    target, weight : ndarray of shape (n,)
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from effects.models.combination import simplex_weights
-    >>> z = np.random.default_rng(0).normal(size=(5000, 2))
-    >>> simplex_weights(z, z @ [0.3, 0.7], np.ones(5000)).round(2)
-    array([0.3, 0.7])
-    """
-    K = candidates.shape[1]
-    if K == 1:
-        return np.ones(1)
-    error = np.average((target[:, None] - candidates) ** 2, axis=0, weights=weight)
-    noise = max(float(error.min()), 1e-300)
-    scaled = candidates / np.sqrt(noise)
-    gram = (scaled * weight[:, None]).T @ scaled + ridge * np.eye(K)
-    linear = (scaled * weight[:, None]).T @ (target / np.sqrt(noise)) + ridge / K
-    return _minimise(gram, linear)
-
-
-def _minimise(gram: Array, linear: Array) -> Array:
-    """Minimum of w'Gw / 2 - b'w over the simplex."""
-    K = len(linear)
-    scale = max(float(np.trace(gram)) / K, 1e-300)
-    gram, linear = gram / scale, linear / scale
-    found = optimize.minimize(
-        lambda w: 0.5 * w @ gram @ w - linear @ w,
-        np.full(K, 1.0 / K),
-        jac=lambda w: gram @ w - linear,
-        bounds=[(0.0, 1.0)] * K,
-        constraints=[{"type": "eq", "fun": lambda w: w.sum() - 1.0, "jac": lambda w: np.ones(K)}],
-        method="SLSQP",
-        options={"maxiter": 500, "ftol": 1e-12},
-    )
-    w = np.where(found.x > 1e-6, found.x, 0.0)
-    return w / w.sum()
-
-
 def about(outcomes: PotentialOutcomes, means: Array) -> Draws:
     """Held-out draws (n_draws, n, n_arms), moved to other means."""
     draws = outcomes.draws[0]
@@ -207,8 +157,8 @@ def law_weights(data: TrainingData, laws: dict[str, Draws], names: tuple[str, ..
         between = np.array([[_distance(nodes[k], nodes[j]) @ share for j in range(K)] for k in range(K)])
         unit = max(float(np.diag(between).mean()), 1e-300)
         # -between is positive definite on the simplex only: a multiple of 1 1' changes nothing there
-        gram = (between.max() - between) / unit + _RIDGE / len(rows) * np.eye(K)
-        found = _minimise(gram, -np.array(apart) / unit + _RIDGE / len(rows) / K)
+        gram = (between.max() - between) / unit + RIDGE / len(rows) * np.eye(K)
+        found = minimise(gram, -np.array(apart) / unit + RIDGE / len(rows) / K)
     weights = dict(zip(laws, found, strict=True))
     return np.array([weights.get(name, 0.0) for name in names])
 

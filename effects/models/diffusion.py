@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from effects.estimator import TrainingData
 from effects.models.location_scale import LocationScaleEstimator
 from effects.nn.losses import LOSSES, denoising_error, orthogonal_weights
 from effects.nn.networks import Denoiser
 from effects.nn.scale import normal_nodes
 from effects.nn.training import Objective, held_out, train
 from effects.nuisance import Nuisance
+from effects.rows import TrainingData
 
 Array = NDArray[np.float64]
 SAMPLERS = ("quantile", "ancestral")

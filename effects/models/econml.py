@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from threadpoolctl import threadpool_limits
 
-from effects.estimator import EffectEstimator, TrainingData
+from effects.estimator import EffectEstimator
 from effects.models.residuals import ResidualDistribution
 from effects.nn.scale import normal_nodes
 from effects.nuisance import Nuisance
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]

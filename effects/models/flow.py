@@ -21,7 +21,6 @@ from scipy.special import log_ndtr, logsumexp
 from torch import Tensor, nn
 from zuko.transforms import MonotonicRQSTransform
 
-from effects.estimator import TrainingData
 from effects.models.location_scale import LocationScaleEstimator
 from effects.models.representation import imbalance
 from effects.nn.losses import mmd
@@ -30,6 +29,7 @@ from effects.nn.networks import ArmNetwork, BatchedLinear, batched_mlp
 from effects.nn.scale import OutcomeScale, ResidualLaw, normal_nodes
 from effects.nn.training import Objective, Settings, held_out, train
 from effects.nuisance import Nuisance
+from effects.rows import TrainingData
 
 Array = NDArray[np.float64]
 _BOUND = 4.0  # normal scores beyond keep the identity: one in 16,000 of a normal law

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from effects.estimator import TrainingData
 from effects.models.location_scale import LocationScaleEstimator
 from effects.nn.completion import Discriminator, Rows, completions, fit_counterfactuals, straight_through
 from effects.nn.losses import bernoulli_nll
@@ -22,6 +21,7 @@ from effects.nn.scale import OutcomeScale, normal_nodes
 from effects.nn.training import Objective, Settings, held_out, train
 from effects.nuisance import Nuisance
 from effects.outcomes import PotentialOutcomes
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]

@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from effects.effect import Estimate
-from effects.estimator import EffectEstimator, TrainingData
+from effects.estimator import EffectEstimator
 from effects.models.residuals import ResidualDistribution, whole_draws
 from effects.models.treatment_effect import METHODS, treatment_effect
 from effects.nn.scale import normal_nodes
 from effects.nuisance import Nuisance
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from scipy.optimize import isotonic_regression
 from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 
-from effects.estimator import TrainingData
 from effects.models.flow import FlowEstimator, log_law, spline, spline_nll
 from effects.nn.losses import orthogonal_weights
 from effects.nn.scale import OutcomeScale
 from effects.nn.training import Objective, Settings, train
 from effects.nuisance import Nuisance
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from torch import Tensor
 
-from effects.estimator import EffectEstimator, TrainingData
+from effects.estimator import EffectEstimator
 from effects.nn.means import ConditionalMeans, MeansConfig, OutOfSample, fit_means, means_from_state, means_state
 from effects.nn.scale import OutcomeScale, ResidualLaw, may_be_log, normal_nodes, nuisance_columns, prefers_log
 from effects.nn.training import Settings, resolve_device
 from effects.nuisance import Nuisance, NuisanceValues
 from effects.outcomes import PotentialOutcomes
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]

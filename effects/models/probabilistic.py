@@ -16,10 +16,11 @@ from sklearn.base import clone
 from sklearn.linear_model import BayesianRidge, LogisticRegression
 from sklearn.utils.validation import has_fit_parameter
 
-from effects.estimator import EffectEstimator, TrainingData
+from effects.estimator import EffectEstimator
 from effects.models.regression import classifies, unsaveable
 from effects.models.residuals import whole_draws
 from effects.nuisance import Nuisance
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import has_fit_parameter
 
-from effects.estimator import EffectEstimator, TrainingData
+from effects.estimator import EffectEstimator
 from effects.models.residuals import ResidualDistribution, pack_trees, unpack_trees
 from effects.nuisance import Nuisance, Predictor, _boosting, _event, _fit_model, _with_arm
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]

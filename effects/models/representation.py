@@ -12,13 +12,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from effects.estimator import TrainingData
 from effects.models.location_scale import LocationScaleEstimator
 from effects.nn.losses import cross_entropy, mmd, sinkhorn, targeted_error
 from effects.nn.means import Batch, ConditionalMeans, MeansConfig, Penalty, fit_means
 from effects.nn.networks import ArmNetwork
 from effects.nn.training import Settings
 from effects.nuisance import Nuisance
+from effects.rows import TrainingData
 
 Array = NDArray[np.float64]
 Distance = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -403,7 +403,7 @@ random_state, verbose
         ndarray of shape (n_samples, n_arms)
             In the order of `arms_`; rows sum to one. With ``alpha=0`` the heads are not trained on the arms.
         """
-        return np.concatenate(self._map(lambda inputs, _: self._head(inputs), self._encode(X)))
+        return np.concatenate(self._map(lambda inputs, *_: self._head(inputs), self._encode(X)))
 
     @torch.no_grad()
     def _head(self, inputs: NDArray[np.float32]) -> Array:

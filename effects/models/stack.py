@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold
 
-from effects.estimator import EffectEstimator, TrainingData
+from effects.estimator import EffectEstimator
 from effects.models import _ESTIMATORS
 from effects.models.combination import (
     Draws,
@@ -32,11 +32,13 @@ from effects.models.library import LIBRARY, Regression
 from effects.nn.scale import OutcomeScale, may_be_log
 from effects.nuisance import Nuisance, NuisanceValues
 from effects.outcomes import PotentialOutcomes
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]
 _BOOSTED, _SINGLE = "boosting per arm", "boosting of all arms"
 _ATOM = 0.05
+_ROWS = 8192  # whose members are held at once
 
 
 class CausalStack(EffectEstimator):
@@ -126,6 +128,8 @@ class CausalStack(EffectEstimator):
     """
 
     _paper = "Wolpert 1992; Breiman 1996; Nie & Wager 2021"
+    _expected = 0.8
+    spread_parts_: tuple[Array, Array] | None
 
     def __init__(
         self,
@@ -163,10 +167,10 @@ class CausalStack(EffectEstimator):
         estimators: dict[str, EffectEstimator] = {}
         held: dict[str, PotentialOutcomes] = {}
         history: list[dict[str, Any]] = []
-        with _progress(len(chosen) + len(LIBRARY), bool(self.verbose)) as step:
+        with _progress(len(chosen) + len(LIBRARY) + 1, bool(self.verbose)) as step:
             for name, template in chosen:
                 step(name)
-                est = clone(template)._fit_checked(data)
+                est = clone(template)._fit_checked(data, inside=True)
                 estimators[name] = est
                 history += [{**entry, "stage": f"{name}, {entry.get('stage', 'training')}"} for entry in est.history_]
                 found = getattr(est, "held_out_", None)
@@ -191,7 +195,12 @@ class CausalStack(EffectEstimator):
                     if kind == "binary":
                         moved |= {name: means[name][None].astype(np.float32) for name in means if name not in held}
             weights = replace(weights, law=law_weights(data, moved, tuple(means)))
+            step("how sure of the effects")
+            spread = None
+            if logs is None and _moves(data):
+                spread = self._disagreement(data, weights, np.stack(list(means.values())), estimators)
         fitted: dict[str, Any] = {"estimators_": estimators, "library_": library, "combination_": weights}
+        fitted["spread_parts_"] = spread
         fitted["widths_"] = [est._inputs(data.E[:1]).shape[1] for est in estimators.values()]
         fitted |= {
             "moves_": logs is None and _moves(data),
@@ -205,6 +214,33 @@ class CausalStack(EffectEstimator):
         else:
             draws = pool_nodes([moved.get(name) for name in weights.names], weights.law, self.n_draws)[None]
         return fitted | {"held_out_": PotentialOutcomes(draws, data.schema.arms, kind)}
+
+    def _disagreement(
+        self, data: TrainingData, weights: Weights, means: Array, estimators: dict[str, EffectEstimator]
+    ) -> tuple[Array, Array]:
+        """Variance of the effects (n, n_arms - 1) and of the mean over arms (n,) that `_combine` would give held-out
+        rows: the components' own, and their disagreement where they had held the rows out."""
+        values, root = data.nuisance.out_of_fold_, np.sqrt(weights.mean)
+        e = values.propensity
+        _, effects, effect = weights.combine(means, values)
+        apart = (means - np.einsum("kna,ka->na", means, weights.mean)) * root[:, None]
+        of_effect = ((apart[:, :, 1:] - apart[:, :, :1]) ** 2).sum(axis=0)
+        of_effect += np.einsum("cnb,cb->nb", (effects - effect) ** 2, weights.effect)
+        of_mean = (np.einsum("kna,na->kn", apart, e) ** 2).sum(axis=0)
+        for k, est in enumerate(estimators.values()):
+            for start in range(0, len(e), _ROWS):
+                rows = slice(start, start + _ROWS)
+                some = np.arange(len(e))[rows]
+                own = est._means(est._inputs_given(data.E[rows], values.take(some))) * root[k]
+                of_effect[rows] += (own[:, :, 1:] - own[:, :, :1]).var(axis=0)
+                of_mean[rows] += np.einsum("mna,na->mn", own, e[rows]).var(axis=0)
+        return of_effect, of_mean
+
+    def _held_out_spread(self, data: TrainingData, rows: NDArray[np.int64], mu: Array) -> tuple[Array, Array, Array]:
+        parts, self.spread_parts_ = self.spread_parts_, None  # large, and of no use later
+        if parts is None:
+            return super()._held_out_spread(data, rows, mu)
+        return parts[0][rows], parts[1][rows], np.zeros((0, mu.shape[1] - 1))
 
     def _fit_library(
         self, data: TrainingData, logs: Logs | None, step: Callable[[str], None]
@@ -236,7 +272,9 @@ class CausalStack(EffectEstimator):
             nuisance.fit(E, y, a, n_arms=n_arms, kind=kind, sample_weight=weight, propensity=known)
             part = TrainingData(E, a, y, weight / weight.mean(), nuisance, data.schema, data.seed)
             outcomes = (
-                clone(template)._fit_checked(part)._outcomes(data.E[test], None, np.random.default_rng(data.seed), None)
+                clone(template)
+                ._fit_checked(part, inside=True)
+                ._outcomes(data.E[test], None, np.random.default_rng(data.seed), None)
             )
             if kind == "binary":
                 draws[0, 0, test] = outcomes.mean()
@@ -271,7 +309,10 @@ class CausalStack(EffectEstimator):
 
     def _inputs(self, E: NDArray[np.float32]) -> NDArray[np.float32]:
         """Encoded columns, nuisances, and the inputs of every estimator, side by side."""
-        values = self.nuisance_.predict(E)
+        return self._inputs_given(E, None)
+
+    def _inputs_given(self, E: NDArray[np.float32], values: NuisanceValues | None) -> NDArray[np.float32]:
+        values = self.nuisance_.predict(E) if values is None else values
         assert values.contrast is not None
         contrast = values.contrast.reshape(len(E), -1)
         parts: list[NDArray[Any]] = [E, values.per_arm, values.single, values.propensity, contrast]
@@ -314,8 +355,8 @@ class CausalStack(EffectEstimator):
         start = np.einsum("kna,ka->na", centers, weights.mean)
         for k, part in enumerate(components):
             if weights.mean[k].any():
-                which = np.arange(self.n_members) % len(part)
-                deviation += weights.mean[k] * (part[which] - centers[k])
+                which = np.floor((np.arange(self.n_members) + 0.5) * len(part) / self.n_members).astype(int)
+                deviation += np.sqrt(weights.mean[k]) * (part[which] - centers[k])
         deviation += np.einsum("mk,kna,ka->mna", g, centers - start, np.sqrt(weights.mean))
         shift = np.einsum("mc,cnb,cb->mnb", h, effects - effect, np.sqrt(weights.effect))
         held = (values.propensity[:, 1:] * shift).sum(axis=2, keepdims=True)
@@ -430,8 +471,8 @@ class CausalStack(EffectEstimator):
             est = cls(**cls._params_from(part["params"]))
             est.__dict__.update(est._set_state(_under(arrays, f"{k}."), part["state"], schema))
             est.nuisance_, est.arms_, est.seed_ = self.nuisance_, schema.arms, int(part["seed"])
-            est.history_, est.fingerprint_, est.n_features_in_ = [], self.fingerprint_, len(schema.columns)
-            est.schema_ = schema
+            est.history_, est.rows_, est.n_features_in_ = [], self.rows_, len(schema.columns)
+            est.df_, est.effect_spread_, est.schema_ = self.df_, None, schema
             estimators[str(part["name"])] = est
         weights = Weights(
             tuple(state["names"]), arrays["weights.mean"], arrays["weights.effect"], arrays["weights.law"]
@@ -444,6 +485,7 @@ class CausalStack(EffectEstimator):
         fitted["widths_"] = [int(width) for width in state["widths"]]
         fitted["logs_"] = None if state["logs"] is None else Logs(**state["logs"])
         fitted |= {"moves_": bool(state["moves"]), "weights_": weights.table(schema.arms), "held_out_": None}
+        fitted["spread_parts_"] = None
         return fitted
 
 

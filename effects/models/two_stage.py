@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
-from effects.estimator import TrainingData
 from effects.models.regression import MetaLearner, RowDraw, classifies, fit_per_arm, held, unsaveable
 from effects.nuisance import Nuisance, Predictor, _event
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]

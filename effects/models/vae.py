@@ -12,7 +12,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from effects.estimator import TrainingData
 from effects.models.location_scale import LocationScaleEstimator
 from effects.nn.last_layer import ArmPosterior
 from effects.nn.latent import CHUNK, ColumnLaws, LatentNetwork, normal_kl
@@ -22,6 +21,7 @@ from effects.nn.scale import OutcomeScale, ResidualLaw, normal_nodes
 from effects.nn.training import Objective, Settings, held_out, train
 from effects.nuisance import Nuisance
 from effects.outcomes import PotentialOutcomes
+from effects.rows import TrainingData
 from effects.schema import Schema
 
 Array = NDArray[np.float64]
@@ -303,7 +303,7 @@ class CEVAE(LocationScaleEstimator):
         z = outcome if network.binary else self.scale_.encode(outcome + 0.5 * self.scale_.whole)
 
         @torch.no_grad()
-        def inspect(inputs: NDArray[np.float32], rows: slice) -> tuple[Tensor, ...]:
+        def inspect(inputs: NDArray[np.float32], rows: slice, _: Any) -> tuple[Tensor, ...]:
             tensor, arm, own = torch.from_numpy(inputs), torch.from_numpy(a[rows]), torch.from_numpy(z[rows]).float()
             mean, log_sd = (v.squeeze(2) for v in network.infer(tensor, own[None, :, None], arm[None, :, None]))
             zero = torch.zeros_like(mean)[..., None]

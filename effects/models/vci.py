@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 
-from effects.estimator import TrainingData
 from effects.models.location_scale import LocationScaleEstimator
 from effects.models.vae import observed
 from effects.nn.latent import normal_kl
@@ -22,6 +21,7 @@ from effects.nn.scale import normal_nodes
 from effects.nn.training import Objective, held_out, train
 from effects.nuisance import Nuisance
 from effects.outcomes import PotentialOutcomes
+from effects.rows import TrainingData
 
 Array = NDArray[np.float64]
 _MODELS = 5  # each trained without a fifth of the rows
@@ -344,7 +344,7 @@ class VCI(LocationScaleEstimator):
         kept = list(range(len(self.arms_))) if arm is None else [self.arms_.index(arm)]
         binary = self.schema_.outcome.kind == "binary"
 
-        def infer(inputs: NDArray[np.float32], rows: slice) -> Array:
+        def infer(inputs: NDArray[np.float32], rows: slice, _: Any) -> Array:
             own, seen = a[rows], outcome[rows]
             draws = self._after_event(inputs, seen, own) if binary else self._replayed(inputs, seen, own, n_draws or 16)
             draws[:, :, np.arange(len(own)), own] = seen  # consistency

@@ -25,7 +25,7 @@ from effects.report.blocks import Block, Facts, Picture, Prose, Section, Table, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from effects.nuisance import NuisanceValues
+    from effects.nuisance import CrossFitted
     from effects.schema import Schema
 
 FloatArray = NDArray[np.float64]
@@ -43,9 +43,9 @@ class _CrossFitted:
 
     schema_: Schema
     arms_: tuple[Hashable, ...]
-    values: NuisanceValues
+    values: CrossFitted
 
-    def cross_fitted(self, X: Any, y: Any, *, treatment: Any, sample_weight: Any = None) -> NuisanceValues:
+    def cross_fitted(self, X: Any, y: Any, *, treatment: Any, **_: Any) -> CrossFitted:
         return self.values
 
 
@@ -53,7 +53,7 @@ class _CrossFitted:
 class Study:
     """Everything the sections are written from; `a` and `y` are encoded, `checked_rows` are positions in the table.
 
-    `seen` says what the model knew of the rows its calibration is checked on: see `_seen`.
+    `seen` says what the model knew of the rows its calibration is checked on: see `CrossFitted.source`.
     """
 
     est: Any
@@ -63,7 +63,7 @@ class Study:
     outcome: str
     treatment: str
     unit: str
-    nuisance: NuisanceValues
+    nuisance: CrossFitted
     seen: str
     averages: list[Estimate]
     means: dict[Hashable, Estimate]
@@ -112,8 +112,9 @@ class Study:
         labels = X.index if isinstance(X, pd.DataFrame) else pd.RangeIndex(len(X))
         shown = replace(est.predict_outcomes(_take(X, rows)), unit=unit, index=labels[rows])
         sample = np.sort(np.random.default_rng(0).permutation(len(X))[:CALIBRATION_ROWS])
-        seen = _seen(est, nuisance)
-        checked = est.held_out_.take(sample) if seen == "held_out" else est.predict_outcomes(_take(X, sample))
+        seen = nuisance.source
+        kept = nuisance.outcomes if seen == "held_out" else None
+        checked = est.predict_outcomes(_take(X, sample)) if kept is None else kept.take(sample)
         return cls(
             est=est, y=numbers, a=a, level=level, outcome=names[0] or est.schema_.outcome.name or "the outcome",
             treatment=names[1] or "the treatment", unit=unit, nuisance=nuisance, seen=seen,
@@ -150,21 +151,6 @@ class Study:
     def arm(self, label: Hashable) -> str:
         """An arm as words can hold it: a bare number or bool gets the treatment's name."""
         return str(label) if isinstance(label, str) else f"{self.treatment} = {label}"
-
-
-def _seen(est: Any, nuisance: NuisanceValues) -> str:
-    """What the fit has seen of the rows, as a key of the words on calibration.
-
-    "held_out": it was fitted on them, and kept for each what networks that had held it out say; "own": it was fitted
-    on them; "unknown": it was read from a file, which keeps no rows; "other": it was not.
-    """
-    out_of_fold = getattr(est.nuisance_, "out_of_fold_", None)
-    if out_of_fold is None:
-        return "unknown"
-    if nuisance is not out_of_fold:
-        return "other"
-    held_out = getattr(est, "held_out_", None)
-    return "held_out" if held_out is not None and len(held_out) == len(nuisance.propensity) else "own"
 
 
 def _take(X: Any, rows: NDArray[np.int64]) -> Any:

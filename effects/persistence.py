@@ -1,0 +1,175 @@
+"""Fitted estimators as files: tensors and JSON, from which nothing is run when they are read."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import abstractmethod
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+
+from effects.calibration import EffectSpread
+from effects.files import write_whole
+from effects.nuisance import Nuisance
+from effects.schema import Schema
+from effects.support import SupportModel
+
+_FORMAT = "effects-model-1"
+
+
+class Persistent(BaseEstimator):
+    """What an `EffectEstimator` needs to be written to a file and read back."""
+
+    nuisance: Nuisance | None
+    nuisance_: Nuisance
+    schema_: Schema
+    arms_: tuple[Hashable, ...]
+    seed_: int
+    df_: int
+    rows_: NDArray[np.uint64]
+    history_: list[dict[str, Any]]
+    n_features_in_: int
+    effect_spread_: EffectSpread | None
+    support_model_: SupportModel
+
+    @abstractmethod
+    def _check_fitted(self) -> None: ...
+
+    @abstractmethod
+    def _get_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Arrays and JSON values that hold everything `_fit` returned."""
+
+    @abstractmethod
+    def _set_state(self, arrays: dict[str, NDArray[Any]], state: dict[str, Any], schema: Schema) -> dict[str, Any]:
+        """The inverse: fitted attributes from arrays and JSON values."""
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the fitted estimator as safetensors with JSON metadata: reading it back runs no code.
+
+        Raises
+        ------
+        NotFittedError
+            Before `fit`.
+        TypeError
+            If a parameter or a nuisance model of your own cannot be written without pickle.
+        """
+        from safetensors.numpy import save
+
+        self._check_fitted()
+        arrays, state = self._get_state()
+        nuisance_arrays, nuisance_state = self.nuisance_.to_arrays()
+        arrays |= {f"nuisance.{name}": value for name, value in nuisance_arrays.items()} | {
+            "rows": self.rows_.view(np.int64)
+        }
+        if self.effect_spread_ is not None:
+            arrays |= {f"spread.{name}": getattr(self.effect_spread_, name) for name in ("alternatives", "scale")}
+        params = self._params_state()
+        given = None if self.nuisance is None else self.nuisance.get_params(deep=False)
+        names = [str(name) for name in getattr(self, "feature_names_in_", [])]
+        support, support_meta = self.support_model_.to_arrays()
+        arrays |= {f"support.{name}": value for name, value in support.items()}
+        fitted: dict[str, Any] = {"seed": self.seed_, "names": names, "history": self.history_, "df": self.df_}
+        fitted["support"] = support_meta
+        header: dict[str, Any] = {"class": type(self).__name__, "params": params, "schema": self.schema_.to_dict()}
+        header |= {"nuisance": nuisance_state, "state": state, "fitted": fitted}
+        header |= {"nuisance_params": given, "nuisance_fit": self.nuisance_.get_params(deep=False)}
+        try:
+            text = json.dumps(header, default=_plain)
+        except TypeError as error:
+            raise TypeError(f"{error}: use plain values for the parameters, or pickle the estimator.") from None
+        # one entry, named by the format: safetensors writes several in an order of its own, different each time
+        return write_whole(path, save({name: np.ascontiguousarray(v) for name, v in arrays.items()}, {_FORMAT: text}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+        ValueError
+            If the file is not a model of this class, or is damaged.
+        """
+        header, arrays = read_model(path)
+        if header["class"] != cls.__name__:
+            raise ValueError(f"{str(path)!r} holds a {header['class']}, not a {cls.__name__}: use effects.load.")
+        try:
+            return cls._restore(header, arrays)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"the model in {str(path)!r} is damaged ({type(error).__name__}: {error}).") from error
+
+    def _params_state(self) -> dict[str, Any]:
+        """Constructor parameters but the nuisance, as JSON can hold them."""
+        return {name: value for name, value in self.get_params(deep=False).items() if name != "nuisance"}
+
+    @classmethod
+    def _params_from(cls, state: dict[str, Any]) -> dict[str, Any]:
+        """Constructor parameters from what `_params_state` gave."""
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in state.items()}
+
+    @classmethod
+    def _restore(cls, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        """Rebuild a fitted estimator from a header and arrays that may be a stranger's."""
+        params = cls._params_from(header["params"])
+        given = header["nuisance_params"]
+        params["nuisance"] = None if given is None else Nuisance(**given)
+        self = cls(**params)
+        nuisance = {k.removeprefix("nuisance."): v for k, v in arrays.items() if k.startswith("nuisance.")}
+        schema, fitted = Schema.from_dict(header["schema"]), header["fitted"]
+        self.nuisance_ = Nuisance.from_arrays(nuisance, header["nuisance"]).set_params(**header["nuisance_fit"])
+        self.arms_, self.seed_, self.rows_ = schema.arms, int(fitted["seed"]), arrays.pop("rows").view(np.uint64)
+        self.df_, self.effect_spread_ = int(fitted["df"]), None
+        if "spread.scale" in arrays:
+            self.effect_spread_ = EffectSpread(arrays.pop("spread.alternatives"), arrays.pop("spread.scale"))
+        self.history_, self.n_features_in_ = fitted["history"], len(schema.columns)
+        if fitted["names"]:
+            self.feature_names_in_ = np.asarray(fitted["names"], dtype=object)
+        support = {k.removeprefix("support."): v for k, v in arrays.items() if k.startswith("support.")}
+        self.support_model_ = SupportModel.from_arrays(support, fitted["support"])
+        own = {k: v for k, v in arrays.items() if not k.startswith(("nuisance.", "support."))}
+        self.__dict__.update(self._set_state(own, header["state"], schema))
+        self.schema_ = schema
+        return self
+
+
+def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Header and arrays of a saved model.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        If the file is no model of this package.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no model file at {str(path)!r}.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is not a model file ({error}).") from None
+    if _FORMAT not in metadata:
+        raise ValueError(f"{str(path)!r} is not a model that this version of effects can read.")
+    try:
+        header = json.loads(metadata[_FORMAT])
+        named = isinstance(header["class"], str)
+    except (KeyError, TypeError, ValueError):
+        named = False
+    if not named:
+        raise ValueError(f"the model in {str(path)!r} is damaged: its header cannot be read.")
+    return header, arrays
+
+
+def _plain(value: Any) -> Any:
+    """JSON form of numpy scalars and arrays."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} cannot be saved without pickle")

@@ -22,6 +22,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -400,16 +401,19 @@ def _check_outputs(outputs: dict[str, tuple[Path | None, tuple[str, ...]]], tabl
 
 
 def _units(est: EffectEstimator, X: pd.DataFrame, ids: pd.Index, level: float) -> pd.DataFrame:
-    """One row a unit: per arm mean, sd and interval of the outcome; per other arm the CATE against control."""
+    """One row a unit: per arm mean, sd and interval of the outcome; per other arm the CATE against control; whether the
+    training data say enough of the unit, and why not."""
     import pandas as pd
 
     parts = []
     for start in range(0, len(X), _CHUNK_ROWS):
-        outcomes = est.predict_outcomes(X.iloc[start : start + _CHUNK_ROWS])
+        rows = X.iloc[start : start + _CHUNK_ROWS]
+        outcomes = est.predict_outcomes(rows)
         frames = [outcomes.to_frame(level)]
         for arm in outcomes.arms[1:]:
             effect = outcomes.effect(arm).to_frame(level)
             frames.append(effect if len(outcomes.arms) == 2 else effect.add_suffix(f"_{arm}"))
+        frames.append(est.support(rows).to_frame()[["supported", "reason"]])
         parts.append(pd.concat([frame.reset_index(drop=True) for frame in frames], axis=1))
     return pd.concat(parts, ignore_index=True).set_axis(ids, axis="index")
 
@@ -425,6 +429,7 @@ def _fit(make: Callable[..., EffectEstimator], study: _Study, quiet: bool, **par
         if column is None or not _raised_here(error):
             raise
         raise InputError(f"column {str(column)!r}: {error}") from error
+    _stop_if_asked()
     _say(quiet, f"{type(est).__name__} fitted in {time.perf_counter() - start:.1f} s")
     return est
 
@@ -442,6 +447,7 @@ def _deliver(
     from effects.report import Report
 
     report = Report.from_fit(est, study.X, study.y, treatment=study.treatment, level=level, **words)
+    _stop_if_asked()
     typer.echo(report.text(), nl=False)
     if html is not None:
         report.save(html)
@@ -455,6 +461,7 @@ def _write(frame: pd.DataFrame, path: Path, index: bool = True) -> None:
     """A table, its index as first column, whole or not at all."""
     from effects.files import write_whole
 
+    _stop_if_asked()
     frame = frame.reset_index() if index else frame
     csv = path.suffix.lower() == ".csv"
     write_whole(path, frame.to_csv(index=False) if csv else frame.to_parquet(index=False))
@@ -523,14 +530,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [one for one in arguments if one != "--debug"]
+    _STOP.clear()
     try:
         with _ctrl_c_ends(), _warnings_as_lines(debug):
             command = shlex.join(["effects", *arguments])
             code = app(arguments, prog_name="effects", standalone_mode=False, obj=command)
-    except _Stopped:
-        typer.echo("stopped: nothing more was written", err=True)
-        return 130
-    except Exception as error:
+    except (Exception, _Stopped) as error:
+        if _STOP.is_set():  # compiled code may have turned the interruption into an error of its own
+            typer.echo("stopped: nothing more was written", err=True)
+            return 130
+        assert isinstance(error, Exception)
         if debug:
             traceback.print_exc()
         message, code = _explain(error)
@@ -564,9 +573,19 @@ class _Stopped(BaseException):
     """Ctrl-C. Not KeyboardInterrupt: training catches that one and goes on with what it has."""
 
 
+#: Whether Ctrl-C was pressed: where Python only reports an exception (in a callback), the next step must still stop.
+_STOP = threading.Event()
+
+
+def _stop_if_asked() -> None:
+    if _STOP.is_set():
+        raise _Stopped
+
+
 @contextmanager
 def _ctrl_c_ends() -> Iterator[None]:
     def stop(*_: object) -> None:
+        _STOP.set()
         raise _Stopped
 
     before = signal.signal(signal.SIGINT, stop)

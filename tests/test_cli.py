@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -306,6 +307,35 @@ def test_ctrl_c_stops_with_130_and_writes_nothing(table: Path, tmp_path: Path) -
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err and out == "" and not list(tmp_path.iterdir())
+
+
+def test_an_interruption_that_became_an_error_is_still_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code that is stopped half-way may raise what it likes."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException as stop:
+            raise ValueError("not a valid buffer") from stop
+
+    monkeypatch.setattr("effects.cli.app", interrupted)
+    assert main(["datasets"]) == 130
+
+
+def test_an_interruption_that_python_swallowed_stops_the_next_step(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception in a destructor is only reported: the fit goes on, and must not be the end of it."""
+
+    def fit(self: effects.DiffPO, *_: object, **__: object) -> effects.DiffPO:
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGINT)
+        return self
+
+    monkeypatch.setattr(effects.DiffPO, "fit", fit)
+    out = tmp_path / "units.csv"
+    stopped = main(["estimate", str(table), "-t", "arm", "-y", "bp", "--estimator", "diffpo", "--out", str(out)])
+    assert stopped == 130 and not out.exists()
 
 
 def test_datasets_lists_them_all() -> None:

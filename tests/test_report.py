@@ -285,6 +285,19 @@ def test_calibration_says_which_rows_it_saw(tmp_path: Path) -> None:
     assert "read from a file" in says(DiffPO.load(path))
 
 
+def test_units_that_the_data_know_too_little_of_are_counted_and_marked() -> None:
+    est, X, y, treatment = fitted()
+    far = X.copy()
+    far.loc[far.index[:30], "age"] = 5000.0
+    with pytest.warns(UserWarning, match="Weak overlap"):
+        page = Report.from_fit(est, far, y, treatment=treatment, units=[0, 100])
+    text = " ".join(page.text(full=True, plain=True).split())
+    flagged = int((~est.support(far).supported).sum())
+    assert 30 <= flagged < 40
+    assert f"Of {flagged} of 240 units" in text and "unlike the units that got" in text
+    assert page.tables["unit effects"]["supported"].tolist() == ["no", "yes"]
+
+
 def test_overlap_counts() -> None:
     est, _, _, treatment = fitted()
     e = est.nuisance_.out_of_fold_.propensity

@@ -128,7 +128,6 @@ class CausalStack(EffectEstimator):
     """
 
     _paper = "Wolpert 1992; Breiman 1996; Nie & Wager 2021"
-    _expected = 0.8
     spread_parts_: tuple[Array, Array] | None
 
     def __init__(

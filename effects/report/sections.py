@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
     from effects.nuisance import CrossFitted
     from effects.schema import Schema
+    from effects.support import Support
 
 FloatArray = NDArray[np.float64]
 
 CALIBRATION_ROWS: Final = 4000  # predicting every draw of more rows costs memory and shows nothing new
 SURE: Final = 0.95
 WEAK_PROPENSITY: Final = 0.05
+WEAK_SUPPORT: Final = 0.05  # share of flagged units from which the page warns
 QUANTILES: Final = {"lowest": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "highest": 1.0}
 HIGHER: Final = {"P(higher)": ("at least", "at most")}
 
@@ -73,6 +75,7 @@ class Study:
     roles: dict[int, str]
     checked: PotentialOutcomes
     checked_rows: NDArray[np.int64]
+    support: Support
 
     @classmethod
     def of(
@@ -119,7 +122,7 @@ class Study:
             est=est, y=numbers, a=a, level=level, outcome=names[0] or est.schema_.outcome.name or "the outcome",
             treatment=names[1] or "the treatment", unit=unit, nuisance=nuisance, seen=seen,
             averages=averages, means=means, cautions=cautions, effects=effects, shown=shown, roles=roles,
-            checked=checked, checked_rows=sample,
+            checked=checked, checked_rows=sample, support=est.support(X),
         )  # fmt: skip
 
     n = property(lambda self: len(self.y), doc="Units.")
@@ -300,7 +303,7 @@ def _units(s: Study) -> Section:
         frame = frame.assign(**{f"std_{arm}": spread[:, k] for k, arm in enumerate(s.arms)})
     contrasts = [(arm, s.shown.effect(arm)) for arm in s.arms[1:]]
     bounds = [effect.prob_benefit() for _, effect in contrasts]
-    for k, (label, role) in enumerate(zip(frame.index.map(str), s.roles.values(), strict=True)):
+    for k, (label, (place, role)) in enumerate(zip(frame.index.map(str), s.roles.items(), strict=True)):
         says = []
         for arm in s.arms:
             mean, sd, low, high = (float(frame[f"{word}_{arm}"].iloc[k]) for word in ("mean", "std", "lower", "upper"))
@@ -309,7 +312,8 @@ def _units(s: Study) -> Section:
         for (arm, effect), (least, most) in zip(contrasts, bounds, strict=True):
             lower, upper = effect.interval(s.level)
             row = (label, f"{arm} − {s.arms[0]}", effect.mean[k], lower[k], upper[k], effect.std[k])
-            effects.append((*row, effect.prob_above()[k], least[k], most[k]))
+            known = "yes" if s.support.supported[place] else "no"
+            effects.append((*row, effect.prob_above()[k], least[k], most[k], known))
         height = 1.2 + 0.42 * len(s.arms) if s.kind == "binary" else 2.1 + 0.18 * len(s.arms)
         draw = partial(_draw_unit, s.shown, k, s.level, s.event, limits)
         alt = f"Predicted {of} of unit {label}: {'; '.join(says)}."
@@ -318,7 +322,7 @@ def _units(s: Study) -> Section:
     say, chances = words("units"), ("P(CATE > 0)", *HIGHER["P(higher)"])
     cates = pd.DataFrame(
         effects,
-        columns=["unit", "contrast", "CATE", "lower", "upper", "sd", *chances],
+        columns=["unit", "contrast", "CATE", "lower", "upper", "sd", *chances, "supported"],
     )
     about = [say["joint"].format(treated="the treated arm", control=s.arm(s.arms[0]))]
     about += [say["extremes"]] if "chosen" not in s.roles.values() else []
@@ -390,6 +394,7 @@ def _overlap(s: Study) -> Section:
     draw = partial(_draw_overlap, e, labels, names)
     blocks: tuple[Block, ...] = (
         *(Prose(caution, warning=True) for caution in s.cautions),
+        _supported(s),
         Picture(
             "overlap", f"{alt}.", "How probable each arm was for the units that had it and for the others.", draw, size
         ),
@@ -397,6 +402,21 @@ def _overlap(s: Study) -> Section:
         Prose(words("overlap")["reading"]),
     )
     return Section("overlap", "Were the arms comparable?", blocks)
+
+
+def _supported(s: Study) -> Prose:
+    """Of how many units the data say too little."""
+    flagged, say = ~s.support.supported, words("support")
+    if not flagged.any():
+        return Prose(say["none"].format(n=f"{s.n:,}"))
+    reasons = pd.Series(s.support.reason[flagged]).str.split("; ").explode().value_counts()
+    named = []
+    for reason, count in reasons.items():
+        word, _, arm = str(reason).partition(":")
+        named.append(f"{count:,} {say[word].format(arm=arm)}")
+    share = percent(float(flagged.mean()))
+    text = say["some"].format(count=f"{int(flagged.sum()):,}", n=f"{s.n:,}", share=share, reasons="; ".join(named))
+    return Prose(text, warning=bool(flagged.mean() > WEAK_SUPPORT))
 
 
 def _data(s: Study) -> Section:

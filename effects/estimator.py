@@ -380,7 +380,7 @@ class EffectEstimator(Persistent):
     # ------------------------------------------------------------------ what a subclass writes
 
     _score_draws: ClassVar[int] = 16
-    _expected: ClassVar[float] = 0.65  # the usual factor between an estimator's idea of its errors and these
+    _expected: ClassVar[float] = 0.7  # the usual factor between an estimator's idea of its errors and these
 
     def _check_params(self) -> None:
         """Refuse parameters that make no sense, before anything costly is done; a subclass adds its own."""

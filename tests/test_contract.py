@@ -518,6 +518,32 @@ def test_rows_without_weight_are_not_there(make: Make, kind: str) -> None:
     assert_allclose(zeroed.predict_outcomes(X).mean(), without.predict_outcomes(X).mean(), rtol=1e-6, atol=1e-6)
 
 
+def test_effects_come_with_their_standard_deviation_and_say_where_they_are_unsupported(
+    plain: Table, plain_fitted: EffectEstimator, tmp_path: Path
+) -> None:
+    est = plain_fitted
+    cate, std = est.predict(plain.X, return_std=True)
+    effect, outcomes = est.predict_effect(plain.X), est.predict_outcomes(plain.X)
+    assert_allclose(cate, effect.mean, rtol=1e-4, atol=1e-4 * table_sd(plain))
+    assert_allclose(std, effect.std, rtol=1e-3, atol=1e-4 * table_sd(plain))
+    assert_allclose(std, outcomes.effect().std, rtol=1e-3, atol=1e-4 * table_sd(plain))
+    assert outcomes.effect().df == effect.df
+    # what was learned on held-out rows: a posterior scaled by one factor, kept by the file
+    if getattr(est, "held_out_", None) is not None:
+        assert est.effect_spread_ is not None and (est.effect_spread_.scale > 0).all()
+        assert effect.df == np.bincount(est.schema_.encode_treatment(plain.treatment)).min() - 1
+    support = est.support(plain.X)
+    assert support.arms == est.arms_ and len(support) == len(plain.X) and support.supported.mean() > 0.9
+    assert est.predict_effect(plain.X).supported is None
+    flagged = est.predict_effect(plain.X, unsupported="flag")
+    assert_array_equal(flagged.supported, support.supported)
+    assert np.isfinite(flagged.mean).all()
+    hidden = est.predict_effect(plain.X, unsupported="nan")
+    assert_array_equal(np.isnan(hidden.mean), ~support.supported)
+    with pytest.raises(ValueError, match="unsupported must be"):
+        est.predict_effect(plain.X, unsupported="drop")
+
+
 def test_known_propensities_are_used(make: Make, plain: Table, plain_fitted: EffectEstimator) -> None:
     n = len(plain.X)
     share = np.random.default_rng(0).uniform(0.2, 0.8, n)

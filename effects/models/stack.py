@@ -105,7 +105,8 @@ class CausalStack(EffectEstimator):
     -----
     Weights are shrunk toward equal ones as if ten more rows spoke for these (one row for effects). The members
     are the components' members, combined with the same weights, plus the components' disagreement around their
-    combination (its variance over members is the mixture's). Losses with observed outcomes under arms that were not
+    combination (its variance over members is the mixture's); the spread of effects is then scaled by what held-out
+    residuals say (`effects.calibration`). Losses with observed outcomes under arms that were not
     received do not exist, so neither weight uses one.
 
     References

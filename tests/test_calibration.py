@@ -70,6 +70,22 @@ def test_noise_of_known_shape_is_not_taken_for_error() -> None:
     assert knowing.scale[0] < 1.0 < 10 < blind.scale[0]
 
 
+def test_heavy_tails_say_less() -> None:
+    """A few huge residuals where the estimator is unsure: by a normal likelihood they would be its errors."""
+    rng = np.random.default_rng(7)
+    found = []
+    for _ in range(30):
+        n = 1500
+        stated = rng.gamma(1.0, 0.05, n)
+        a, mu, e = rng.integers(2, size=n), np.zeros((n, 2)), np.full((n, 2), 0.5)
+        y = rng.normal(size=n) * np.where(rng.uniform(size=n) < 0.01, 12.0, 1.0)
+        fitted = learn_spread(
+            y, a, np.ones(n), mu, e, (stated[:, None], stated / 4), alternatives=np.zeros((0, 1)), expected=0.7
+        )
+        found.append(fitted.scale[0])
+    assert np.min(found) > 0.35 and np.max(found) < 1.4
+
+
 def test_members_are_stretched_to_the_calibrated_variance() -> None:
     rng = np.random.default_rng(4)
     members = rng.normal(size=(16, 50, 2))

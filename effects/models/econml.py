@@ -147,6 +147,10 @@ class EconML(EffectEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    def _df(self) -> float | None:
+        """Normal, as EconML's own intervals are: the members' variance is exactly EconML's."""
+        return float("inf")
+
     def _check_params(self) -> None:
         super()._check_params()
         for name, least in (("n_trees", 4), ("n_members", 4), ("n_draws", 1)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -64,7 +66,7 @@ def test_noise_of_known_shape_is_not_taken_for_error() -> None:
     loud = 1 + 10 * stated
     y = rng.normal(size=n) * np.sqrt(loud)
     mu, e = np.zeros((n, 2)), np.full((n, 2), 0.5)
-    common = {"alternatives": np.zeros((0, 1)), "expected": 0.6}
+    common: dict[str, Any] = {"alternatives": np.zeros((0, 1)), "expected": 0.6}
     blind = learn_spread(y, a, np.ones(n), mu, e, (stated[:, None], np.full(n, 0.01)), **common)
     knowing = learn_spread(y, a, np.ones(n), mu, e, (stated[:, None], np.full(n, 0.01)), noise=loud, **common)
     assert knowing.scale[0] < 1.0 < 10 < blind.scale[0]

@@ -56,7 +56,7 @@ def test_every_coupling_lies_within_the_bounds() -> None:
         found = np.quantile(laws[0].values - shuffled, [0.1, 0.5, 0.9], axis=0, method="higher")
         assert (found <= upper + 1e-9).all()
     for coupling in ("independent", "comonotone"):
-        effect = IndividualEffect(laws[0], laws[1], coupling)  # type: ignore[arg-type]
+        effect = IndividualEffect(laws[0], laws[1], coupling)
         for threshold in (-2.0, 0.0, 1.0):
             least, most = IndividualEffect(laws[0], laws[1]).prob_above(threshold)
             assert (least <= effect.prob_above(threshold) + 1e-9).all()

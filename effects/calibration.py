@@ -88,10 +88,9 @@ def alternative_weights(y: Array, a: NDArray[np.int64], weight: Array, mu: Array
     candidates = np.concatenate([own[None], alternative_effects(values)])
     columns = []
     for b in range(1, mu.shape[1]):
-        pair, t, _ = _pair(a, values.propensity, b)
-        e = t["share"]
+        pair, e, arm = _pair(a, values.propensity, b)
         m = (1 - e) * mu[pair, 0] + e * mu[pair, b]
-        design = candidates[:, pair, b - 1].T * t["lean"][:, None]
+        design = candidates[:, pair, b - 1].T * (arm - e)[:, None]
         columns.append(simplex_weights(design, y[pair] - m, weight[pair])[1:])
     return np.stack(columns, axis=1)
 
@@ -132,8 +131,8 @@ def learn_spread(
     of_effect, of_mean = spread
     scale = np.full(of_effect.shape[1], expected)
     for b in range(1, mu.shape[1]):
-        pair, t, arm = _pair(a, propensity, b)
-        parts = np.column_stack([of_mean[pair], t["lean"] ** 2 * of_effect[pair, b - 1]])
+        pair, e, arm = _pair(a, propensity, b)
+        parts = np.column_stack([of_mean[pair], (arm - e) ** 2 * of_effect[pair, b - 1]])
         scale[b - 1] = _factors(residual[pair], weight[pair], parts, arm, shape[pair], expected)[1]
     return EffectSpread(alternatives, scale)
 
@@ -176,15 +175,12 @@ def _dispersion(r2: Array, weight: Array, arm: NDArray[np.int64], shape: Array) 
     return 1.0 + largest / 2.0
 
 
-def _pair(
-    a: NDArray[np.int64], propensity: Array, b: int
-) -> tuple[NDArray[np.bool_], dict[str, Array], NDArray[np.int64]]:
-    """Rows of arm b and of the first arm: their propensity among the two, how far they lean, which of both they got."""
+def _pair(a: NDArray[np.int64], propensity: Array, b: int) -> tuple[NDArray[np.bool_], Array, NDArray[np.int64]]:
+    """Rows of arm b and of the first arm, their propensity among the two, which of both they got (0 or 1)."""
     pair = (a == 0) | (a == b)
     both = propensity[pair][:, [0, b]]
     share = np.clip(both[:, 1] / np.maximum(both.sum(axis=1), 1e-300), _CLIP, 1 - _CLIP)
-    arm = (a[pair] == b).astype(np.int64)
-    return pair, {"share": share, "lean": arm - share}, arm
+    return pair, share, (a[pair] == b).astype(np.int64)
 
 
 def simplex_weights(candidates: Array, target: Array, weight: Array, ridge: float = RIDGE) -> Array:

@@ -11,17 +11,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from effects.individual import Coupling, IndividualEffect, Law
+from effects.individual import Coupling, IndividualEffect, Law, check_level
 
 LINKS = ("identity", "log", "reciprocal")
 _BAND_DRAWS = 200_000
-
-
-def check_level(level: float) -> float:
-    """Return `level` if it is a probability strictly between 0 and 1, else say what it should be."""
-    if not 0.0 < float(level) < 1.0:
-        raise ValueError(f"level must lie strictly between 0 and 1 (0.9 means a 90% interval), got {level!r}.")
-    return float(level)
 
 
 def contrast(arms: Sequence[Hashable], treated: Hashable = None, control: Hashable = None) -> tuple[int, int]:

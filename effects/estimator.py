@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.metaestimators import available_if
 
-from effects.calibration import EffectSpread, alternative_effects, alternative_weights, learn_spread
+from effects.calibration import EffectSpread, alternative_weights, learn_spread
 from effects.effect import Effect, contrast
 from effects.individual import Law
 from effects.nn.training import one_thread
@@ -349,7 +349,7 @@ class EffectEstimator(Persistent):
             out_of_fold = getattr(self.nuisance_, "out_of_fold_", None)
             if out_of_fold is None:
                 values = self._fresh_nuisance(E, a, Y, weight, known).out_of_fold_
-                return CrossFitted(values.mu, values.propensity if known is None else known, None, "unknown")
+                return CrossFitted(values.mu, values.propensity, None, "unknown")
             held = getattr(self, "held_out_", None)
             own = out_of_fold.mu if held is None else held.mean()
             source = "own" if held is None else "held_out"
@@ -508,10 +508,10 @@ class EffectEstimator(Persistent):
             means = self._means(self._inputs_given(data.E[rows[part]], values.take(np.arange(len(rows))[part])))
             own[part] = (means[:, :, 1:] - means[:, :, :1]).var(axis=0)
             of_mean[part] = np.einsum("mna,na->mn", means, e[part]).var(axis=0)
-        apart = (alternative_effects(values) - (mu[:, 1:] - mu[:, :1])) ** 2
         views = np.stack([np.einsum("na,na->n", view - mu, e) ** 2 for view in (values.per_arm, values.single)])
         of_mean += alternatives[:2].mean(axis=1) @ views
-        return own + np.einsum("jnb,jb->nb", apart, alternatives), of_mean, alternatives
+        unscaled = EffectSpread(alternatives, np.ones(own.shape[1]))
+        return unscaled.variance(own, mu[:, 1:] - mu[:, :1], values), of_mean, alternatives
 
     def _laws(self, E: NDArray[np.float32], t: int, c: int) -> tuple[Law, Law]:
 

@@ -15,6 +15,13 @@ _NODES = 128  # of each law, whose pairs make up the independent coupling
 _CHUNK = 64  # units whose pairs are held at once
 
 
+def check_level(level: float) -> float:
+    """Return `level` if it is a probability strictly between 0 and 1, else say what it should be."""
+    if not 0.0 < float(level) < 1.0:
+        raise ValueError(f"level must lie strictly between 0 and 1 (0.9 means a 90% interval), got {level!r}.")
+    return float(level)
+
+
 @dataclass(frozen=True, eq=False)
 class Law:
     """The outcome's law under one arm, unit by unit, as equally likely sorted values.
@@ -144,9 +151,7 @@ class IndividualEffect:
 
         With ``"bounds"`` the interval holds D with at least that probability under every coupling.
         """
-        if not 0.0 < float(level) < 1.0:
-            raise ValueError(f"level must lie strictly between 0 and 1 (0.9 means a 90% interval), got {level!r}.")
-        tail = (1 - float(level)) / 2
+        tail = (1 - check_level(level)) / 2
         if self.coupling == "bounds":
             return self.quantile(tail)[0], self.quantile(1 - tail)[1]
         lower, upper = self.quantile([tail, 1 - tail])

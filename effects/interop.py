@@ -10,8 +10,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
-from effects.effect import Effect, Estimate, check_level, contrast
+from effects.effect import Effect, Estimate, contrast
 from effects.estimator import EffectEstimator
+from effects.individual import check_level
 from effects.inference import estimate_ate
 from effects.schema.columns import ColumnSpec
 

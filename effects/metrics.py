@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from effects.effect import Estimate, check_level
+from effects.effect import Estimate
+from effects.individual import check_level
 from effects.inference import aipw_scores, check_array, check_codes, check_probabilities, check_weights, mean_and_se
 
 __all__ = [

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from effects.effect import Effect, check_level, contrast
-from effects.individual import Law
+from effects.effect import Effect, contrast
+from effects.individual import Law, check_level
 from effects.inference import check_array, check_codes
 from effects.metrics import crps
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,13 +90,6 @@ def seed_of(random_state: Any) -> int:
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**31 - 1))
     return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def fingerprint(E: NDArray[np.float32], a: NDArray[np.int64], y: Array) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (E, a, y):
-        digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()
 
 
 def row_keys(E: NDArray[np.float32], a: NDArray[np.int64], y: Array) -> NDArray[np.uint64]:

@@ -12,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from effects.inference.checks import effective_size
+
 Array = NDArray[np.float64]
 
 _CHUNK_ROWS = 8192
@@ -367,7 +369,7 @@ def crump_limit(propensity: Array, weight: Array | None = None) -> float:
 
 def _limits(propensity: Array, a: NDArray[np.int64], weight: Array, min_rows: float) -> Array:
     """Propensities of every arm below which it is too rare, by the rule "rows"."""
-    n = weight.sum() ** 2 / np.sum(weight**2)
+    n = effective_size(weight)
     limit = np.full(propensity.shape[1], min_rows / n**0.8)
     for k in range(len(limit)):
         own = a == k

@@ -27,10 +27,11 @@ from effects.diagnostics import (
     rate,
 )
 from effects.diagnostics.benefit import concordance
-from effects.diagnostics.evidence import effective, quantile_groups
+from effects.diagnostics.evidence import quantile_groups
 from effects.diagnostics.laws import histogram_band, logistic_calibration, uniformity
 from effects.diagnostics.ranking import targeting_curve
 from effects.inference import aipw_scores
+from effects.inference.checks import effective_size
 from effects.metrics import crps
 from effects.nuisance import CrossFitted
 from effects.outcomes import PotentialOutcomes
@@ -204,8 +205,8 @@ def test_uniformity_agrees_with_a_bootstrap_by_multipliers() -> None:
     below = (u[:, None] <= grid) * 1.0
     F = w @ below / w.sum()
     boot = rng.normal(size=(4000, 300)) @ (w[:, None] * (below - F)) / w.sum()
-    simulated = effective(w) * np.mean(boot**2, axis=1)
-    assert statistic == pytest.approx(effective(w) * np.mean((F - grid) ** 2))
+    simulated = effective_size(w) * np.mean(boot**2, axis=1)
+    assert statistic == pytest.approx(effective_size(w) * np.mean((F - grid) ** 2))
     assert p == pytest.approx(np.mean(simulated >= statistic), abs=0.02)
 
 

@@ -26,9 +26,9 @@ from effects.conformal.intervals import (
 )
 from effects.conformal.laws import SCORES, Laws, Recalibration, randomised_position, recalibrated_outcomes
 from effects.conformal.quantiles import Array, effective_sample_size
-from effects.effect import Effect, check_level, contrast
+from effects.effect import Effect, contrast
 from effects.estimator import EffectEstimator
-from effects.individual import Law
+from effects.individual import Law, check_level
 from effects.outcomes import PotentialOutcomes
 from effects.rows import check_propensities, check_weights, seed_of
 from effects.schema import Schema, check_sample_weight

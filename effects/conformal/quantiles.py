@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from effects.effect import check_level
+from effects.individual import check_level
 from effects.inference import check_array
+from effects.inference.checks import effective_size
 
 Array = NDArray[np.float64]
 #: ``bounds(rows, scores)``: lower and upper ends of the prediction sets of some new rows at scores (n_rows, n_scores).
@@ -87,9 +88,7 @@ def effective_sample_size(weights: ArrayLike) -> float:
     >>> effective_sample_size([1.0, 1.0, 1.0, 1.0]), effective_sample_size([9.0, 1.0])
     (4.0, 1.2195121951219512)
     """
-    mass = _check_weights("weights", weights)
-    square = float(np.sum(mass**2))
-    return float(mass.sum() ** 2 / square) if square > 0 else 0.0
+    return effective_size(_check_weights("weights", weights))
 
 
 def conformal_bounds(

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from effects.diagnostics.evidence import Check, Evidence, Fitted, FloatArray, IntArray, gather, p_text, quantile_groups
-from effects.effect import Estimate, check_level, contrast
+from effects.effect import Estimate, contrast
+from effects.individual import check_level
 from effects.inference import mean_and_se
 
 _BLOCK = 512

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from effects.effect import Estimate
 from effects.inference import aipw_scores, check_weights
+from effects.inference.checks import effective_size
 from effects.inference.sample import LOW_PROPENSITY
 from effects.outcomes import PotentialOutcomes
 from effects.schema import Schema
@@ -139,7 +140,7 @@ class Evidence:
         low = int((self.propensity[:, [t, c]] < LOW_PROPENSITY).any(axis=1).sum())
         if not low:
             return ""
-        sizes = " and ".join(f"{effective(self.inverse(k)[1]):.0f}" for k in (t, c))
+        sizes = " and ".join(f"{effective_size(self.inverse(k)[1]):.0f}" for k in (t, c))
         return (
             f" Weak overlap: {low} of {len(self.y)} rows have a propensity below {LOW_PROPENSITY:g}; the effective "
             f"numbers of rows are {sizes}."
@@ -179,12 +180,6 @@ def gather(
     return Evidence(
         rows, Y[rows], a[rows], weight[rows], outcomes.mean(), np.asarray(values.propensity)[rows], outcomes
     )
-
-
-def effective(weight: FloatArray) -> float:
-    """Kish's effective number of rows: as many equally weighted rows tell as much."""
-    square = float(np.sum(weight**2))
-    return float(weight.sum()) ** 2 / square if square > 0 else 0.0
 
 
 def quantile_groups(values: FloatArray, weight: FloatArray, n_groups: int) -> IntArray:

@@ -17,13 +17,14 @@ from effects.diagnostics.evidence import (
     Fitted,
     FloatArray,
     IntArray,
-    effective,
     gather,
     p_text,
     percent,
     quantile_groups,
 )
-from effects.effect import check_level, contrast
+from effects.effect import contrast
+from effects.individual import check_level
+from effects.inference.checks import effective_size
 from effects.outcomes import PotentialOutcomes
 
 _GRID = 100  # points at which the law of the PIT values is compared with the even one
@@ -73,7 +74,7 @@ def _pit(outcomes: PotentialOutcomes, observed: FloatArray, arm: IntArray, rando
 def misfit(pit: FloatArray, weight: FloatArray | None = None) -> str:
     """How PIT values leave uniformity, by the larger z of their mean (1/2) and of their mean square about it (1/12)."""
     w = np.ones(pit.size) if weight is None else weight
-    n = effective(w)
+    n = effective_size(w)
     shift = (np.average(pit, weights=w) - 0.5) * math.sqrt(12 * n)
     spread = (np.average((pit - 0.5) ** 2, weights=w) - 1 / 12) * math.sqrt(180 * n)
     if max(abs(shift), abs(spread)) < 2:
@@ -165,7 +166,7 @@ def check_calibration(
         if len(rows) < 2:
             continue
         record, fine = judge(seen, k, rows, w, n_bins)
-        records.append({"arm": arm, "n": len(rows), "n_effective": effective(w)} | record)
+        records.append({"arm": arm, "n": len(rows), "n_effective": effective_size(w)} | record)
         fine.insert(0, "arm", pd.Series([arm] * len(fine), dtype=object))
         details.append(fine)
     if not records:
@@ -267,7 +268,7 @@ def _regress(
     records = []
     for g in range(group.max() + 1):
         own = group == g
-        n, rate = effective(w[own]), float(np.average(y[own], weights=w[own]))
+        n, rate = effective_size(w[own]), float(np.average(y[own], weights=w[own]))
         low, high = wilson(rate, n, 0.95)
         records.append((float(np.average(p[own], weights=w[own])), rate, low, high, int(own.sum())))
     fine = pd.DataFrame(records, columns=["predicted", "observed", "lower", "upper", "n"])
@@ -390,8 +391,8 @@ def coverage_by(
                 own = rows[group == g]
                 w = seen.weight[own]
                 share = float(np.average(inside[own], weights=w))
-                record = (name, label, g + 1, values[own].min(), values[own].max(), len(own), effective(w), share)
-                records.append((*record, *wilson(share, effective(w), level), np.average(width[own], weights=w)))
+                record = (name, label, g + 1, values[own].min(), values[own].max(), len(own), effective_size(w), share)
+                records.append((*record, *wilson(share, effective_size(w), level), np.average(width[own], weights=w)))
     names = ["by", "arm", "group", "low", "high", "n", "n_effective", "coverage", "lower", "upper", "width"]
     table = pd.DataFrame(records, columns=names)
     return _coverage_verdict(table, nominal, level, seen.kind)

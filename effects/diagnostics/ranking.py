@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from effects.diagnostics.evidence import Check, Fitted, FloatArray, gather
-from effects.effect import Estimate, check_level, contrast
+from effects.effect import Estimate, contrast
+from effects.individual import check_level
 from effects.inference import check_array
 
 _BLOCK_VALUES = 4_000_000  # half samples held at once: bounds the working memory to a few dozen MB

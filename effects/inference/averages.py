@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from effects.effect import Estimate, check_level, contrast
+from effects.effect import Estimate, contrast
+from effects.individual import check_level
 from effects.inference.checks import FloatArray, check_choice
 from effects.inference.sample import CrossFitting, Sample, fitted_arms
 from effects.inference.scores import METHODS, Population, averages, sandwich

@@ -118,3 +118,9 @@ def check_choice(name: str, value: Hashable, choices: tuple[str, ...]) -> None:
     """One of a few words."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def effective_size(weight: FloatArray) -> float:
+    r"""Kish's :math:`(\sum w)^2 / \sum w^2`: how many equally weighted rows tell as much; 0 without any weight."""
+    square = float(np.sum(weight**2))
+    return float(weight.sum()) ** 2 / square if square > 0 else 0.0

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from effects.effect import Estimate, Estimates, check_level, contrast
+from effects.effect import Estimate, Estimates, contrast
+from effects.individual import check_level
 from effects.inference.averages import check_rows
-from effects.inference.checks import FloatArray
+from effects.inference.checks import FloatArray, effective_size
 from effects.inference.sample import CrossFitting, Sample, fitted_arms
 from effects.inference.scores import Population, sandwich
 
@@ -142,7 +143,7 @@ def _arm_quantiles(
     received = sample.arm[used] == k
     own = weight[received] * g[received]
     law = _Marginal.of(nodes, weight * (1 - g), y[received], own)
-    effective = own.sum() ** 2 / np.sum(own**2)
+    effective = effective_size(own)
     at = law.quantile(quantiles)
     influence = np.zeros((len(sample.y), len(quantiles)))
     for i, (quantile, value) in enumerate(zip(quantiles, at, strict=True)):

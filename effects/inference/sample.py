@@ -20,6 +20,7 @@ from effects.inference.checks import (
     check_probabilities,
     check_received,
     check_weights,
+    effective_size,
 )
 
 if TYPE_CHECKING:
@@ -149,8 +150,7 @@ class Sample:
             return []
         received = used & (self.arm == k)
         inverse = self.weight[received] / e[received]
-        # Kish's effective sample size: the number of equally weighted rows whose mean is known as well.
-        effective = inverse.sum() ** 2 / np.sum(inverse**2) if received.any() else 0.0
+        effective = effective_size(inverse)
         return [
             f"{int(low.sum())} of {int(used.sum())} rows have a propensity below {LOW_PROPENSITY} for arm "
             f"{self.arms[k]!r} (smallest {e[low].min():.2g}); its {int(received.sum())} rows have an effective sample "

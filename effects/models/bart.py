@@ -17,6 +17,7 @@ from scipy import stats
 from scipy.special import ndtr, ndtri
 
 from effects.estimator import EffectEstimator
+from effects.inference.checks import effective_size
 from effects.models.residuals import pack_trees, unpack_trees
 from effects.nn.scale import OutcomeScale, normal_nodes
 from effects.nuisance import BoostedTrees, Nuisance, _node_dtype, _with_arm
@@ -485,7 +486,7 @@ class _Sampler:
     def _no_trees(self, z: Array, weight: Array, error: Array) -> tuple[BoostedTrees, Array]:
         """Where there is nothing to split: draws from the conjugate posterior of one level, and its noise's sd."""
         n_members = self.est.n_members
-        mean, n = np.average(z, weights=weight), weight.sum() ** 2 / (weight**2).sum()
+        mean, n = np.average(z, weights=weight), effective_size(weight)
         level = self.rng.permutation(normal_nodes(n_members))
         if self.binary:
             probability = stats.beta.ppf(ndtr(level), n * mean + 0.5, n * (1 - mean) + 0.5)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from effects.inference.checks import effective_size
 from effects.nuisance import NuisanceValues
 
 Array = NDArray[np.float64]
@@ -154,7 +155,7 @@ def _smooth_quantiles(values: Array, weight: Array, scores: Array) -> Array:
     """Quantiles at normal scores, each averaged over the normal-kernel window that the sample size asks for."""
     order = np.argsort(values, kind="stable")
     values, weight = values[order], weight[order]
-    n = weight.sum() ** 2 / (weight**2).sum()
+    n = effective_size(weight)
     middle = (np.cumsum(weight) - weight / 2) / weight.sum()
     position = stats.norm.ppf(middle)
     width = 0.5 * n ** (-1 / 3) + 0.02

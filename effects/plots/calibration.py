@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from effects.diagnostics import pit_values
 from effects.diagnostics.laws import arm_codes, misfit
-from effects.effect import check_level
+from effects.individual import check_level
 from effects.outcomes import PotentialOutcomes
 from effects.plots.style import (
     COLOURS,

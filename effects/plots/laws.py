@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from effects.effect import Effect, check_level
+from effects.effect import Effect
+from effects.individual import check_level
 from effects.outcomes import PotentialOutcomes
 from effects.plots.style import (
     COLOURS,

@@ -16,8 +16,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from effects import __version__, plots
-from effects.effect import Effect, Estimate, check_level
+from effects.effect import Effect, Estimate
+from effects.individual import check_level
 from effects.inference import estimate_ate, outcome_means
+from effects.inference.checks import effective_size
 from effects.outcomes import PotentialOutcomes
 from effects.plots import number
 from effects.report.blocks import Block, Facts, Picture, Prose, Section, Table, percent, words
@@ -380,7 +382,7 @@ def _overlap(s: Study) -> Section:
     rows = []
     for k, arm in enumerate(s.arms):
         weight = 1 / e[s.a == k, k]
-        effective = weight.sum() ** 2 / np.sum(weight**2) if weight.size else 0.0
+        effective = effective_size(weight)
         low = float(np.mean(e[:, k] < WEAK_PROPENSITY))
         rows.append((str(arm), weight.size, effective, float(e[:, k].min()), low))
     below = f"below {WEAK_PROPENSITY:g}"

@@ -479,9 +479,9 @@ def crps_decomposition(
         shares.append(seen.weight[rows].sum())
     if not records:
         raise ValueError("no arm has two rows here: give more rows.")
+    terms = np.average([record[2:] for record in records], axis=0, weights=shares)
+    records.append(("all", sum(record[1] for record in records), *terms))
     table = pd.DataFrame(records, columns=["arm", "n", "crps", "miscalibration", "discrimination", "uncertainty"])
-    terms = np.average(table.iloc[:, 2:].to_numpy(), axis=0, weights=shares)
-    table.loc[len(table)] = ["all", int(table["n"].sum()), *terms]
     table["skill"] = 1 - table["crps"] / table["uncertainty"].where(table["uncertainty"] > 0)
     total, lost, gained, unknown = (float(v) for v in terms)
     text = (

@@ -15,11 +15,14 @@ from sklearn.base import BaseEstimator
 
 from effects.calibration import EffectSpread
 from effects.files import write_whole
-from effects.nuisance import Nuisance
+from effects.nuisance import Nuisance, NuisanceValues
+from effects.outcomes import PotentialOutcomes
 from effects.schema import Schema
 from effects.support import SupportModel
 
 _FORMAT = "effects-model-1"
+_LAWS = ("draws", "means", "effects")  # arrays of the held-out PotentialOutcomes
+_VALUES = ("per_arm", "single", "propensity", "contrast")  # of the out-of-fold NuisanceValues
 
 
 class Persistent(BaseEstimator):
@@ -36,6 +39,7 @@ class Persistent(BaseEstimator):
     n_features_in_: int
     effect_spread_: EffectSpread | None
     support_model_: SupportModel
+    held_out_: PotentialOutcomes | None
 
     @abstractmethod
     def _check_fitted(self) -> None: ...
@@ -48,8 +52,16 @@ class Persistent(BaseEstimator):
     def _set_state(self, arrays: dict[str, NDArray[Any]], state: dict[str, Any], schema: Schema) -> dict[str, Any]:
         """The inverse: fitted attributes from arrays and JSON values."""
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], *, held_out: bool = False) -> Path:
         """Write the fitted estimator as safetensors with JSON metadata: reading it back runs no code.
+
+        Parameters
+        ----------
+        path : str or path
+        held_out : bool
+            Whether to write, too, what was held out of each row of the fit, so that averages and checks of those rows
+            are as they were before saving. Without it the file holds predictions of nobody, and such averages rest on
+            nuisances that are cross-fitted anew.
 
         Raises
         ------
@@ -71,6 +83,8 @@ class Persistent(BaseEstimator):
         params = self._params_state()
         given = None if self.nuisance is None else self.nuisance.get_params(deep=False)
         names = [str(name) for name in getattr(self, "feature_names_in_", [])]
+        if held_out:
+            arrays |= self._held_out_arrays()
         support, support_meta = self.support_model_.to_arrays()
         arrays |= {f"support.{name}": value for name, value in support.items()}
         fitted: dict[str, Any] = {"seed": self.seed_, "names": names, "history": self.history_, "df": self.df_}
@@ -84,6 +98,18 @@ class Persistent(BaseEstimator):
             raise TypeError(f"{error}: use plain values for the parameters, or pickle the estimator.") from None
         # one entry, named by the format: safetensors writes several in an order of its own, different each time
         return write_whole(path, save({name: np.ascontiguousarray(v) for name, v in arrays.items()}, {_FORMAT: text}))
+
+    def _held_out_arrays(self) -> dict[str, NDArray[Any]]:
+        """What averages over the rows of the fit rest on."""
+        values, laws = getattr(self.nuisance_, "out_of_fold_", None), getattr(self, "held_out_", None)
+        if values is None:
+            raise ValueError(
+                "this estimator was read from a file without what was held out of its rows: save it without held_out, "
+                "or fit it anew."
+            )
+        found = {f"fold.{name}": getattr(values, name) for name in _VALUES}
+        found |= {} if laws is None else {f"held.{name}": getattr(laws, name) for name in _LAWS}
+        return {name: value for name, value in found.items() if value is not None}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -131,8 +157,16 @@ class Persistent(BaseEstimator):
             self.feature_names_in_ = np.asarray(fitted["names"], dtype=object)
         support = {k.removeprefix("support."): v for k, v in arrays.items() if k.startswith("support.")}
         self.support_model_ = SupportModel.from_arrays(support, fitted["support"])
-        own = {k: v for k, v in arrays.items() if not k.startswith(("nuisance.", "support."))}
+        others = ("nuisance.", "support.", "fold.", "held.")
+        own = {k: v for k, v in arrays.items() if not k.startswith(others)}
         self.__dict__.update(self._set_state(own, header["state"], schema))
+        if "fold.propensity" in arrays:
+            first, second, e = (arrays[f"fold.{name}"] for name in _VALUES[:3])
+            self.nuisance_.out_of_fold_ = NuisanceValues(first, second, e, arrays.get("fold.contrast"))
+        if "held.draws" in arrays:
+            draws, means, effects = (arrays.get(f"held.{name}") for name in _LAWS)
+            assert draws is not None
+            self.held_out_ = PotentialOutcomes(draws, self.arms_, schema.outcome.kind, means, effects=effects)
         self.schema_ = schema
         return self
 

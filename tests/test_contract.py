@@ -446,6 +446,21 @@ def test_a_loaded_model_has_its_parameters_and_can_be_fitted_again(
     assert_array_equal(there.mu, fresh.out_of_fold_.mu)
 
 
+def test_a_file_may_keep_what_was_held_out(plain: Table, plain_fitted: EffectEstimator, tmp_path: Path) -> None:
+    without = effects.load(saved(plain_fitted, tmp_path / "without"))
+    loaded = effects.load(plain_fitted.save(tmp_path / "with", held_out=True))
+    with pytest.raises(ValueError, match="without what was held out"):
+        without.save(tmp_path / "again", held_out=True)
+    half = slice(0, len(plain.X) // 2)
+    rows = (plain.X[half], plain.y[half], plain.treatment[half])
+    here, there = (est.cross_fitted(*rows[:2], treatment=rows[2]) for est in (plain_fitted, loaded))
+    assert there.source == here.source
+    assert_array_equal(there.mu, here.mu)
+    assert_array_equal(there.propensity, here.propensity)
+    if here.outcomes is not None:
+        assert_array_equal(there.outcomes.draws, here.outcomes.draws)
+
+
 FRESH_PROCESS = """
 import sys, pickle
 import pandas as pd, effects

@@ -16,11 +16,15 @@ The package is the path of the data, one file a word::
     inference    average effects with standard errors: estimate_ate(), _att, _atc, _ato, _gate, _qte
     conformal    intervals with a guarantee, around any estimator -> ConformalOutcomes
     diagnostics  is the fit to be believed: check_calibration(), rate(), ... -> Check
+    sensitivity  how strong hidden confounding must be to change the answer: e_value(), omitted_variable_bias(), ...
+    heterogeneity  for whom the effect is larger: subgroup_effects(), subgroup_tree(), modifier_importance(), ...
+    policy       whom to treat, and what that is worth: treat_if(), policy_value(), decision_curve()
     metrics      how good it is, where the truth is known
     plots        plot_*(obj, *, ax=None) -> Axes
+    study        a whole study from one file: Plan -> Findings
     report       a table for the terminal, one page for the browser -> Report
     interop      fitted estimators in EconML's and DoWhy's tools: as_econml()
-    cli          the same from a shell: ``effects estimate | predict | datasets | demo``
+    cli          the same from a shell: ``effects estimate | predict | study | datasets | demo``
 
 Examples
 --------
@@ -40,7 +44,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from effects import datasets, diagnostics, metrics, plots
+    from effects import datasets, diagnostics, heterogeneity, metrics, plots, policy, sensitivity, study
     from effects.conformal import ConformalOutcomes
     from effects.datasets import CausalDataset
     from effects.diagnostics import Check
@@ -121,8 +125,12 @@ _HOME = {
     "ConformalOutcomes": "effects.conformal",
     "diagnostics": "effects.diagnostics",
     "Check": "effects.diagnostics",
+    "sensitivity": "effects.sensitivity",
+    "heterogeneity": "effects.heterogeneity",
+    "policy": "effects.policy",
     "metrics": "effects.metrics",
     "plots": "effects.plots",
+    "study": "effects.study",
     "Report": "effects.report",
     "as_econml": "effects.interop",
 }
@@ -169,8 +177,12 @@ __all__ = [  # noqa: RUF022 - path order, not the alphabet's
     "ConformalOutcomes",
     "diagnostics",
     "Check",
+    "sensitivity",
+    "heterogeneity",
+    "policy",
     "metrics",
     "plots",
+    "study",
     "Report",
     "as_econml",
 ]

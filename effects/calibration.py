@@ -44,10 +44,14 @@ class EffectSpread:
         Weights :math:`w_{jb}`; no rows where the members hold all there is to know.
     scale : ndarray of shape (n_arms - 1,)
         Factors :math:`c_b`.
+    fresh : ndarray of shape (n_arms - 1,)
+        Share of fresh noise :math:`\sigma^2` in the squared residuals of the pair; the rest is error of means, which
+        both of a unit's outcomes have in common.
     """
 
     alternatives: Array
     scale: Array
+    fresh: Array
 
     def variance(self, own: Array, effects: Array, values: NuisanceValues | None) -> Array:
         """Variance (n, n_arms - 1) from that over members (`own`), the effects' means and the rows' nuisances."""
@@ -129,16 +133,21 @@ def learn_spread(
     residual = (y - mu[np.arange(len(y)), a]) ** 2
     shape = np.ones(len(y)) if noise is None else noise / max(float(np.mean(noise)), 1e-300)
     of_effect, of_mean = spread
-    scale = np.full(of_effect.shape[1], expected)
+    scale, fresh = np.full(of_effect.shape[1], expected), np.ones(of_effect.shape[1])
     for b in range(1, mu.shape[1]):
         pair, e, arm = _pair(a, propensity, b)
         parts = np.column_stack([of_mean[pair], (arm - e) ** 2 * of_effect[pair, b - 1]])
-        scale[b - 1] = _factors(residual[pair], weight[pair], parts, arm, shape[pair], expected)[1]
-    return EffectSpread(alternatives, scale)
+        factors, fresh[b - 1] = _factors(residual[pair], weight[pair], parts, arm, shape[pair], expected)
+        scale[b - 1] = factors[1]
+    return EffectSpread(alternatives, scale, fresh)
 
 
-def _factors(r2: Array, weight: Array, parts: Array, arm: NDArray[np.int64], shape: Array, expected: float) -> Array:
-    """Factors of the columns of `parts` that make ``noise of the arm + parts @ factors`` the variance of residuals."""
+def _factors(
+    r2: Array, weight: Array, parts: Array, arm: NDArray[np.int64], shape: Array, expected: float
+) -> tuple[Array, float]:
+    """Factors of the columns of `parts` that make ``noise of the arm + parts @ factors`` the variance of residuals, and
+    the noise's share of it."""
+    plain = weight
     unit = max(float(np.average(r2, weights=weight)), 1e-300)
     r2, parts, center = r2 / unit, parts / unit, np.log(expected)
     weight = weight / _dispersion(r2, weight, arm, shape)
@@ -155,7 +164,8 @@ def _factors(r2: Array, weight: Array, parts: Array, arm: NDArray[np.int64], sha
     start = np.concatenate([np.log([0.8, 0.8]), np.full(parts.shape[1], center)])
     bounds = [(-12.0, 6.0), (-12.0, 6.0)] + [(center - 6 * _SURE, center + 6 * _SURE)] * parts.shape[1]
     found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    return np.exp(found.x[2:])
+    noise, factors = np.exp(found.x[:2])[arm] * shape, np.exp(found.x[2:])
+    return factors, float(plain @ noise / (plain @ (noise + parts @ factors)))
 
 
 def _dispersion(r2: Array, weight: Array, arm: NDArray[np.int64], shape: Array) -> float:

@@ -68,6 +68,9 @@ class Effect:
         Whether the training data say enough of the unit.
     hidden : bool
         Whether nothing but NaN is told of units that are not supported.
+    fresh : float, optional
+        Share of fresh noise in the variances of the outcomes' laws; the rest is error of their means, which both have
+        in common. By default all of it. See `individual`.
 
     Examples
     --------
@@ -87,6 +90,7 @@ class Effect:
     df: float | None = None
     supported: NDArray[np.bool_] | None = field(default=None, repr=False)
     hidden: bool = False
+    fresh: float | None = None
 
     def __post_init__(self) -> None:
         members = np.asarray(self.members)
@@ -165,7 +169,18 @@ class Effect:
                 "the individual effect needs the outcomes' laws: get the effect from predict_effect or "
                 "outcomes.effect()."
             )
-        return IndividualEffect(*self.laws(), coupling)
+        treated, control = self.laws()
+        return IndividualEffect(treated, control, coupling, self._independent_share(treated, control))
+
+    def _independent_share(self, treated: Law, control: Law) -> NDArray[np.float64] | None:
+        """Share of the laws' variances that is the two outcomes' own, shape (n_samples,): fresh noise, and what is not
+        known of their mean difference."""
+        two_valued = all(np.isin(law.values, (0.0, 1.0)).all() for law in (treated, control))
+        if self.fresh is None or two_valued:
+            return None
+        total = treated.values.var(axis=0) + control.values.var(axis=0)
+        unknown = self.members.var(axis=0, dtype=np.float64)
+        return np.minimum(self.fresh + np.divide(unknown, total, out=np.zeros(len(self)), where=total > 0), 1.0)
 
     def prob_benefit(self, threshold: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         r"""Bounds on :math:`P(Y(t) - Y(c) > \text{threshold} \mid x)`, the share of such units that benefit.

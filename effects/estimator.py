@@ -20,7 +20,7 @@ from effects.effect import Effect, contrast
 from effects.individual import Law
 from effects.nn.training import one_thread
 from effects.nuisance import CrossFitted, Nuisance, NuisanceValues
-from effects.outcomes import KINDS, PotentialOutcomes, between
+from effects.outcomes import KINDS, PotentialOutcomes, between, shared_noise
 from effects.persistence import Persistent
 from effects.rows import TrainingData, check_propensities, check_weights, positions, row_keys, seed_of
 from effects.schema import Schema, check_sample_weight
@@ -233,13 +233,13 @@ class EffectEstimator(Persistent):
         parts = self._map(lambda *block: between(self._effect_members(*block), t, c).astype(np.float32), E)
         laws = partial(self._laws, E, t, c)
         members = np.concatenate(parts, axis=1)
-        arms, df = (self.arms_[t], self.arms_[c]), self._df()
+        arms, df, fresh = (self.arms_[t], self.arms_[c]), self._df(), shared_noise(self._fresh(), t, c)
         if unsupported == "keep":
-            return Effect(members, *arms, laws, index=_index(X), df=df)
+            return Effect(members, *arms, laws, index=_index(X), df=df, fresh=fresh)
         found = self._support(E)
         enough = np.asarray(~(found.unlike | found.rare)[:, [t, c]].any(axis=1))  # of the two arms that are compared
         hidden = unsupported == "nan"
-        return Effect(members, *arms, laws, index=_index(X), df=df, supported=enough, hidden=hidden)
+        return Effect(members, *arms, laws, index=_index(X), df=df, supported=enough, hidden=hidden, fresh=fresh)
 
     def support(self, X: ArrayLike | pd.DataFrame, *, level_flag: float = 0.01) -> Support:
         """How much the training data say about each unit: whether it is like the rows that got each arm, and whether
@@ -452,7 +452,9 @@ class EffectEstimator(Persistent):
         means = None if parts[0][1] is None else np.concatenate([m for _, m, _ in parts if m is not None], axis=1)
         effects = None if parts[0][2] is None else np.concatenate([e for *_, e in parts if e is not None], axis=1)
         kind = self.schema_.outcome.kind
-        return PotentialOutcomes(draws, self.arms_, kind, means, index=index, effects=effects, df=self._df())
+        return PotentialOutcomes(
+            draws, self.arms_, kind, means, index=index, effects=effects, df=self._df(), fresh=self._fresh()
+        )
 
     # ------------------------------------------------------------------ how sure of the effects
 
@@ -472,6 +474,10 @@ class EffectEstimator(Persistent):
     def _df(self) -> float | None:
         """Degrees of freedom of a calibrated posterior: one less than the rows of the smallest arm."""
         return None if self.effect_spread_ is None or self.df_ < 1 else float(self.df_)
+
+    def _fresh(self) -> tuple[float, ...] | None:
+        """Share of fresh noise in the laws of each arm but the first, where it was learned."""
+        return None if self.effect_spread_ is None else tuple(map(float, self.effect_spread_.fresh))
 
     def _learn_spread(self, data: TrainingData) -> EffectSpread | None:
         """The scale of the posterior of effects, from the rows that were held out."""
@@ -510,7 +516,7 @@ class EffectEstimator(Persistent):
             of_mean[part] = np.einsum("mna,na->mn", means, e[part]).var(axis=0)
         views = np.stack([np.einsum("na,na->n", view - mu, e) ** 2 for view in (values.per_arm, values.single)])
         of_mean += alternatives[:2].mean(axis=1) @ views
-        unscaled = EffectSpread(alternatives, np.ones(own.shape[1]))
+        unscaled = EffectSpread(alternatives, np.ones(own.shape[1]), np.ones(own.shape[1]))
         return unscaled.variance(own, mu[:, 1:] - mu[:, :1], values), of_mean, alternatives
 
     def _laws(self, E: NDArray[np.float32], t: int, c: int) -> tuple[Law, Law]:

@@ -50,7 +50,8 @@ class IndividualEffect:
 
     ``"independent"``
         Given x the two outcomes are independent: what is left of their spread is fresh noise for each (a measurement
-        error, a day's luck). The law of `D` is then wide.
+        error, a day's luck). The law of `D` is then wide. What a model does not know of the two means is no fresh
+        noise: mostly one error for both outcomes, it cancels from their difference (`independent_share`).
     ``"comonotone"``
         Given x a unit keeps its rank: the patient who would do better than 80% of those like him under one arm would
         do so under the other (rank invariance). `D` then has the smallest variance that the marginal laws allow.
@@ -61,6 +62,9 @@ class IndividualEffect:
     ----------
     treated, control : Law
     coupling : {"independent", "comonotone", "bounds"}
+    independent_share : ndarray of shape (n_samples,), optional
+        Share of the two laws' variances that is independent between them; all of it by default. With ``"independent"``
+        the laws are drawn toward their means by its square root before they are subtracted.
 
     References
     ----------
@@ -82,6 +86,7 @@ class IndividualEffect:
     treated: Law
     control: Law
     coupling: Coupling = "bounds"
+    independent_share: Array | None = None
 
     def __post_init__(self) -> None:
         if self.coupling not in COUPLINGS:
@@ -101,7 +106,7 @@ class IndividualEffect:
         ndarray of shape (n_samples,)
             Or, with ``"bounds"``, a pair (lower, upper) of them.
         """
-        t, c = self.treated.values, self.control.values
+        t, c = self._independent_values() if self.coupling == "independent" else self._values()
         if self.coupling == "bounds":
             found = np.array([_makarov(t[:, i], c[:, i], float(threshold)) for i in range(len(self))])
             return found[:, 0], found[:, 1]
@@ -163,8 +168,20 @@ class IndividualEffect:
         n = max(len(t), len(c))
         return _resized(t, n), _resized(c, n)
 
+    def _values(self) -> tuple[Array, Array]:
+        return self.treated.values, self.control.values
+
+    def _independent_values(self, units: slice = slice(None)) -> tuple[Array, Array]:
+        """Both laws without what they have in common."""
+        t, c = (values[:, units] for values in self._values())
+        if self.independent_share is None:
+            return t, c
+        root = np.sqrt(self.independent_share[units])
+        mean_t, mean_c = t.mean(axis=0), c.mean(axis=0)
+        return mean_t + root * (t - mean_t), mean_c + root * (c - mean_c)
+
     def _independent(self, units: slice, levels: Array) -> Array:
-        t, c = (_resized(law.values[:, units], min(_NODES, len(law.values))) for law in (self.treated, self.control))
+        t, c = (_resized(values, min(_NODES, len(values))) for values in self._independent_values(units))
         pairs = (t[:, None] - c[None]).reshape(-1, t.shape[1])
         return np.quantile(pairs, levels, axis=0)
 

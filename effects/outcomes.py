@@ -48,6 +48,8 @@ class PotentialOutcomes:
         default the differences of the members' means.
     df : float, optional
         Of the effects: see `Effect`.
+    fresh : tuple of float, optional
+        Share of fresh noise in the laws, for each arm but the first beside that one: see `Effect`.
 
     Raises
     ------
@@ -75,6 +77,7 @@ class PotentialOutcomes:
     index: pd.Index | None = field(default=None, repr=False)
     effects: NDArray[Any] | None = field(default=None, repr=False)
     df: float | None = None
+    fresh: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         draws = np.asarray(self.draws, dtype=np.float32)
@@ -248,7 +251,8 @@ class PotentialOutcomes:
         else:
             members = between(self.effects, t, c)
         laws = partial(self.laws, t, c)
-        return Effect(members, self.arms[t], self.arms[c], laws, self.unit, self.index, self.df)
+        fresh = shared_noise(self.fresh, t, c)
+        return Effect(members, self.arms[t], self.arms[c], laws, self.unit, self.index, self.df, fresh=fresh)
 
     def laws(self, treated: int, control: int) -> tuple[Law, Law]:
         """The predictive laws under two arms (positions), as equally likely sorted values."""
@@ -298,6 +302,13 @@ class PotentialOutcomes:
         for start in range(0, self.n_samples, rows):
             chunk = self.draws[:, :, start : start + rows]
             yield chunk.reshape(size, chunk.shape[2], self.n_arms)
+
+
+def shared_noise(fresh: tuple[float, ...] | None, treated: int, control: int) -> float | None:
+    """Share of fresh noise in the laws of two arms (positions), from those of each arm beside the first."""
+    if fresh is None:
+        return None
+    return sum(fresh[k - 1] for k in (treated, control) if k) / sum(1 for k in (treated, control) if k)
 
 
 def between(effects: NDArray[Any], treated: int, control: int) -> NDArray[Any]:

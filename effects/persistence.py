@@ -79,7 +79,9 @@ class Persistent(BaseEstimator):
             "rows": self.rows_.view(np.int64)
         }
         if self.effect_spread_ is not None:
-            arrays |= {f"spread.{name}": getattr(self.effect_spread_, name) for name in ("alternatives", "scale")}
+            arrays |= {
+                f"spread.{name}": getattr(self.effect_spread_, name) for name in ("alternatives", "scale", "fresh")
+            }
         params = self._params_state()
         given = None if self.nuisance is None else self.nuisance.get_params(deep=False)
         names = [str(name) for name in getattr(self, "feature_names_in_", [])]
@@ -151,7 +153,9 @@ class Persistent(BaseEstimator):
         self.arms_, self.seed_, self.rows_ = schema.arms, int(fitted["seed"]), arrays.pop("rows").view(np.uint64)
         self.df_, self.effect_spread_ = int(fitted["df"]), None
         if "spread.scale" in arrays:
-            self.effect_spread_ = EffectSpread(arrays.pop("spread.alternatives"), arrays.pop("spread.scale"))
+            self.effect_spread_ = EffectSpread(
+                arrays.pop("spread.alternatives"), arrays.pop("spread.scale"), arrays.pop("spread.fresh")
+            )
         self.history_, self.n_features_in_ = fitted["history"], len(schema.columns)
         if fitted["names"]:
             self.feature_names_in_ = np.asarray(fitted["names"], dtype=object)

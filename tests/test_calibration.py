@@ -33,6 +33,8 @@ def test_the_factor_is_found_in_many_rows(factor: float) -> None:
         y, a, np.ones(len(y)), mu, e, (of_effect, of_mean), alternatives=np.zeros((0, 1)), expected=0.6
     )
     assert np.log(spread.scale[0] / factor) == pytest.approx(0, abs=0.35)
+    noise = np.mean((1.0 + a) ** 2)
+    assert spread.fresh[0] == pytest.approx(noise / np.mean((y - mu[np.arange(len(y)), a]) ** 2), abs=0.04)
 
 
 def test_few_rows_leave_the_factor_near_what_is_usual() -> None:
@@ -93,14 +95,16 @@ def test_members_are_stretched_to_the_calibrated_variance() -> None:
     members = rng.normal(size=(16, 50, 2))
     per_arm, single = rng.normal(size=(2, 50, 3))
     values = NuisanceValues(per_arm, single, np.full((50, 3), 1 / 3))
-    spread = EffectSpread(np.array([[0.3, 0.0], [0.1, 0.5]]), np.array([0.5, 2.0]))
+    spread = EffectSpread(np.array([[0.3, 0.0], [0.1, 0.5]]), np.array([0.5, 2.0]), np.ones(2))
     wide = spread.widen(members, values)
     center, views = members.mean(axis=0), alternative_effects(values)
     assert_allclose(wide.mean(axis=0), center, atol=1e-12)
     wanted = members.var(axis=0) + np.einsum("jnb,jb->nb", (views - center) ** 2, spread.alternatives)
     assert_allclose(wide.var(axis=0), wanted * spread.scale)
-    same = np.ones((4, 3, 1))
-    assert_allclose(EffectSpread(np.zeros((0, 1)), np.ones(1)).widen(same, None), same)  # nothing to stretch
+    same = np.ones((4, 3, 1))  # nothing to stretch
+    assert_allclose(
+        EffectSpread(np.zeros((0, 1)), np.ones(1), np.ones(1)).widen(same, None), same
+    )  # nothing to stretch
 
 
 def test_alternatives_that_predict_worse_get_no_weight() -> None:

@@ -20,7 +20,8 @@ import pandas as pd
 import pytest
 
 import effects
-from effects.cli import _arm, _Columns, _several, _study, main
+from effects.cli import main
+from effects.cli.tables import Columns, arm_of, rows_of, several
 
 N = 200
 
@@ -215,7 +216,7 @@ def test_missing_outcomes_are_counted_never_dropped_silently(tmp_path: Path) -> 
 def test_dropped_rows_are_said_and_the_others_keep_their_number(capsys: pytest.CaptureFixture[str]) -> None:
     frame = trial()
     frame.loc[:4, "bp"] = np.nan
-    study = _study(frame, _Columns("arm", "bp", [], ["patient"], None), drop_missing=True, quiet=False)
+    study = rows_of(frame, Columns("arm", "bp", [], ["patient"], None), drop_missing=True, quiet=False)
     assert list(study.X.index) == list(study.y.index) == list(range(5, N))
     assert "left out: 5 of 200 rows" in capsys.readouterr().err
     assert list(study.X.columns) == ["age", "sex", "bmi"]
@@ -235,15 +236,15 @@ def test_a_stranger_file_is_no_model(table: Path, tmp_path: Path) -> None:
 
 
 def test_control_by_its_name_in_the_shell(tmp_path: Path) -> None:
-    assert _arm("0", pd.Series([1.0, 0.0]), "t") == 0.0
-    assert _arm("true", pd.Series([True, False]), "t") is True
-    assert _arm("Placebo ", pd.Series(["drug", "placebo"]), "t") == "placebo"
-    assert _arm("1", pd.Series(["0", "1"]), "t") == "1"
+    assert arm_of("0", pd.Series([1.0, 0.0]), "t") == 0.0
+    assert arm_of("true", pd.Series([True, False]), "t") is True
+    assert arm_of("Placebo ", pd.Series(["drug", "placebo"]), "t") == "placebo"
+    assert arm_of("1", pd.Series(["0", "1"]), "t") == "1"
 
 
 def test_column_names_with_commas_are_themselves() -> None:
     frame = pd.DataFrame(columns=["weight, kg", "age", "sex"])
-    assert _several(frame, ["weight, kg", "age,sex", "age"], "-x") == ["weight, kg", "age", "sex"]
+    assert several(frame, ["weight, kg", "age,sex", "age"], "-x") == ["weight, kg", "age", "sex"]
 
 
 # --- the frame -------------------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def test_a_failure_of_the_program_is_code_1_with_a_traceback_only_on_request(
     def broken(*_: object) -> None:
         np.linalg.inv(np.zeros((2, 2)))
 
-    monkeypatch.setattr("effects.cli._study", broken)
+    monkeypatch.setattr("effects.cli.rows_of", broken)
     call = ("estimate", table, "-t", "arm", "-y", "bp")
     short, long = run(*call), run(*call, "--debug")
     assert (short.code, long.code) == (1, 1)
@@ -279,7 +280,7 @@ def test_warnings_are_one_line_each(table: Path, monkeypatch: pytest.MonkeyPatch
         warnings.warn("for programmers", FutureWarning, stacklevel=1)
         raise ValueError("bad")
 
-    monkeypatch.setattr("effects.cli._study", warning)
+    monkeypatch.setattr("effects.cli.rows_of", warning)
     assert run("estimate", table, "-t", "arm", "-y", "bp").err.startswith("warning: two lines\nerror: ")
 
 

@@ -97,3 +97,23 @@ def test_intervals_under_bounds_hold_whatever_the_coupling() -> None:
     for rho in (-1.0, -0.5, 0.0, 0.5, 1.0):
         difference = stats.norm(1.0, np.sqrt(5.0 - 4.0 * rho))
         assert difference.cdf(upper[0]) - difference.cdf(lower[0]) >= 0.8
+
+
+def test_what_both_outcomes_share_cancels_from_their_difference() -> None:
+    """Laws of variance s + m with the error m in common: the difference varies by 2 s, not by 2 (s + m)."""
+    T, C = stats.norm(1.0, np.sqrt(3.0)), stats.norm(0.0, np.sqrt(3.0))
+    levels = (np.arange(4000) + 0.5) / 4000
+    laws = Law(T.ppf(levels)[:, None]), Law(C.ppf(levels)[:, None])
+    share = IndividualEffect(*laws, "independent", np.array([1 / 3]))
+    exact = stats.norm(1.0, np.sqrt(2.0))
+    assert share.interval(0.9)[1][0] == pytest.approx(exact.ppf(0.95), abs=0.03)
+    assert share.prob_above(0.0)[0] == pytest.approx(exact.sf(0.0), abs=0.003)
+    for coupling in ("comonotone", "bounds"):  # these take the laws as they are
+        with_share, without = (IndividualEffect(*laws, coupling, s) for s in (np.array([1 / 3]), None))  # type: ignore[arg-type]
+        assert with_share.interval(0.9)[0][0] == without.interval(0.9)[0][0]
+    effect = Effect(np.array([[1.0], [1.0]]), laws=lambda: laws, fresh=1 / 3)  # a CATE that is known
+    assert effect.individual("independent").interval(0.9)[1][0] == pytest.approx(exact.ppf(0.95), abs=0.03)
+    unsure = Effect(np.array([[0.0], [2.0]]), laws=lambda: laws, fresh=1 / 3)  # sd 1: adds to the difference
+    assert unsure.individual("independent").interval(0.9)[1][0] == pytest.approx(
+        stats.norm(1.0, np.sqrt(3.0)).ppf(0.95), abs=0.03
+    )

@@ -1,0 +1,284 @@
+"""A study from one file: what is asked is checked, everything asked is done, and an interruption loses nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import effects
+from effects.cli import main
+from effects.effect import Estimate, Estimates
+from effects.study import Findings, Plan, draft, run, store, suspects
+from effects.study import findings as steps
+from effects.study.table import Rows, match_label
+
+N = 360
+PLAN = """
+title = "A <b>bold</b> study"
+[table]
+file = "ward.csv"
+id = "patient"
+[question]
+treatment = "arm"
+outcome = "died"
+control = "usual care"
+higher_is_better = false
+[covariates.exclude]
+days_alive = "after the treatment"
+[estimator]
+name = "tarnet"
+[estimator.settings]
+n_networks = 4
+hidden = 16
+epochs = 10
+[subgroups]
+by = ["sex"]
+[report]
+formats = ["html", "md"]
+[words]
+funding = "none & nobody"
+"""
+
+
+def ward() -> pd.DataFrame:
+    """A table as a clinic has it: an id, categories, missing values, dates, and a column from afterwards."""
+    rng = np.random.default_rng(3)
+    x, sex = rng.normal(size=N), rng.choice(["female", "male"], N)
+    arm = np.where(rng.random(N) < 1 / (1 + np.exp(-0.7 * x)), "new drug", "usual care")
+    risk = 1 / (1 + np.exp(-(-0.6 + 0.8 * x - 0.7 * (arm == "new drug"))))
+    died = np.where(rng.random(N) < risk, "yes", "no")
+    frame = pd.DataFrame({"patient": [f"p{k:03}" for k in range(N)], "severity": x.round(3), "sex": sex})
+    frame["stage"] = rng.choice(["I", "II", "III"], N)
+    frame.loc[::9, "stage"] = np.nan
+    frame["admitted"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 300, N), unit="D")
+    frame["admitted"] = frame["admitted"].dt.strftime("%Y-%m-%d")
+    frame["days_alive"] = np.where(died == "yes", rng.integers(1, 29, N), 30)
+    frame["arm"], frame["died"] = arm, died
+    frame.loc[:2, "died"] = np.nan
+    return frame
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("study")
+    ward().to_csv(path / "ward.csv", index=False)
+    (path / "STUDY.toml").write_text(PLAN)
+    return path
+
+
+@pytest.fixture(scope="module")
+def findings(folder: Path) -> Findings:
+    return run(Plan.read(folder / "STUDY.toml"), folder=folder / "kept")
+
+
+# ---------------------------------------------------------------------------------------------------- what is asked
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('treatment = "arm"', 'treatmnt = "arm"', r"\[question\] has no key 'treatmnt'; did you mean 'treatment'\?"),
+        ("[subgroups]", "[subgrups]", r"\[subgrups\] is no section of a plan; did you mean 'subgroups'\?"),
+        ('treatment = "arm"', "", r"\[question\] treatment is missing"),
+        ('treatment = "arm"', 'treatment = "army"', r"\[question\] treatment: .* no column 'army'; did you mean 'arm'"),
+        ('by = ["sex"]', 'by = "sex"', r"\[subgroups\] by must be a list of texts"),
+        ('by = ["sex"]', 'by = ["sax"]', r"\[subgroups\] by: the table has no column 'sax'; did you mean 'sex'"),
+        ('name = "tarnet"', 'name = "tarnett"', r"\[estimator\] name: 'tarnett' is not known; did you mean 'tarnet'"),
+        ("hidden = 16", "hiden = 16", r"\[estimator.settings\] 'hiden' is no setting of TARNet; did you mean 'hidden'"),
+        ('"usual care"', '"usual cre"', r"\[question\] control: column 'arm' has no arm 'usual cre'; did you mean"),
+        ("higher_is_better = false", 'higher_is_better = "no"', r"higher_is_better must be true or false"),
+        ('id = "patient"', 'id = "sex"', r"\[table\] id: column 'sex' does not tell the units apart"),
+        ("[report]", "[report]\nlevel = 95", r"\[report\] level must lie between 0 and 1 .* got 95"),
+        ("[report]", '[question.probabilities]\n"new drug" = 0.5\n[report]', r"probabilities add up to 0.5"),
+        ('[estimator]\n', '[estimator]\nrandom_state = "x"\n', r"random_state must be a whole number, got 'x'"),
+        ('["html", "md"]', '["pdf"]', r"formats: 'pdf' is not known"),
+        ('file = "ward.csv"', 'file = "wrd.csv"', r"did you mean ward.csv"),
+    ],
+)  # fmt: skip
+def test_a_plan_that_cannot_be_says_what_to_mend(
+    folder: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    ward().to_csv(tmp_path / "ward.csv", index=False)
+    text = PLAN.replace(old, new, 1)
+    assert text != PLAN
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(Plan.read(tmp_path / "bad.toml"))
+
+
+def test_missing_outcomes_are_an_error_where_they_must_not_be_dropped() -> None:
+    plan = Plan(table="ward.csv", treatment="arm", outcome="died", drop_missing=False)
+    with pytest.raises(ValueError, match=r"3 of 360 rows lack the outcome \(column 'died'\)"):
+        Rows.of(plan, ward())
+
+
+def test_labels_of_a_file_find_their_values() -> None:
+    assert match_label("0", pd.Series([1.0, 0.0]), "x") == 0.0
+    assert match_label(1, pd.Series([True, False]), "x") is True
+    assert match_label(" Drug", pd.Series(["drug", "none"]), "x") == "drug"
+
+
+def test_roles_keep_columns_out_of_the_covariates() -> None:
+    plan = Plan(
+        table="ward.csv", treatment="arm", outcome="died", id="patient", excluded={"days_alive": "after"},
+        negative_controls=("stage",), clusters="sex", probabilities={"new drug": 0.25, "usual care": 0.75},
+    )  # fmt: skip
+    rows = Rows.of(plan, ward().assign(empty=np.nan))
+    assert list(rows.X.columns) == ["severity", "admitted"] and pd.api.types.is_datetime64_any_dtype(rows.X["admitted"])
+    assert rows.arms == ("usual care", "new drug") and rows.propensity is not None
+    assert rows.propensity[0].tolist() == [0.75, 0.25]
+    assert list(rows.controls) == ["stage"] and rows.groups is not None and rows.X.index[0] == "p003"
+    assert rows.flow == (("rows in the table", 360), ("left out: without the outcome (died)", -3), ("analysed", 357))
+    assert any("empty" in note for note in rows.notes)
+    fewer = rows.take(np.arange(357) < 300, "left out: trimmed")
+    assert fewer.flow[-2:] == (("left out: trimmed", -57), ("analysed", 300)) and len(fewer.X) == len(fewer.y) == 300
+
+
+# ------------------------------------------------------------------------------------------------------- a plan drafted
+
+
+def test_a_draft_is_a_plan_and_keeps_out_what_came_afterwards(tmp_path: Path) -> None:
+    frame = ward().assign(row=np.arange(N), survival_score=np.random.default_rng(0).normal(size=N))
+    text = draft(frame, "ward.csv", treatment="arm", outcome="died", words={"funding": "who paid"})
+    (tmp_path / "STUDY.toml").write_text(text)
+    plan = Plan.read(tmp_path / "STUDY.toml")
+    assert (plan.id, plan.treatment, plan.outcome, plan.subgroups) == ("patient", "arm", "died", ("sex",))
+    assert set(plan.excluded) == {"row", "days_alive"} and "foretells the outcome" in plan.excluded["days_alive"]
+    assert "# survival_score = " in text  # a vague name alone excludes nothing
+    assert plan.higher_is_better is False and plan.words == {"funding": ""}
+    with pytest.raises(ValueError, match="no column 'diet'; did you mean 'died'"):
+        draft(frame, "ward.csv", outcome="diet")
+
+
+def test_columns_that_give_the_treatment_away_are_suspected() -> None:
+    frame = ward().dropna()
+    X = frame[["severity", "sex"]].assign(dose=np.where(frame["arm"] == "new drug", 5.0, 0.0))
+    found = suspects(X, frame["died"], frame["arm"])
+    assert list(found.index) == ["dose"] and "foretells the treatment (AUC 1.00)" in found.loc["dose", "reason"]
+
+
+def test_a_date_after_another_is_suspected() -> None:
+    frame = ward().dropna()
+    first = pd.to_datetime(frame["admitted"])
+    X = pd.DataFrame({"admitted": first, "seen": first + pd.to_timedelta(frame["days_alive"] % 7, unit="D")})
+    found = suspects(X, frame["died"], frame["arm"])
+    assert list(found.index) == ["seen"] and "never precedes admitted" in found.loc["seen", "reason"]
+
+
+# ---------------------------------------------------------------------------------------------------- what it finds
+
+
+def test_a_study_answers_everything_or_says_why_not(findings: Findings) -> None:
+    assert findings.averages[0].estimand == "ATE" and findings.averages[0].treated == "new drug"
+    scales = [one.estimand for one in findings.averages if one.treated == "new drug"]
+    assert {"ATE", "ATT"} <= {name.partition(",")[0] for name in scales} and len(scales) >= 6
+    failed = {step: why for step, why in findings.skipped.items() if "failed" in why}
+    assert not failed
+    assert "binary" in findings.skipped["quantiles"] and "no rule" in findings.skipped["trimming"]
+    for name in ("baseline", "subgroups", "tree", "importance", "policy", "curve", "evalue", "omitted", "marginal"):
+        assert getattr(findings, name) is not None, name
+    assert findings.checks and findings.source["rows"] == N and findings.source["sha256"]
+
+
+def test_its_average_is_that_of_the_estimator_and_its_naive_difference_that_of_the_arms(findings: Findings) -> None:
+    again = effects.estimate_ate(findings.est, findings.X, findings.y, treatment=findings.treatment)
+    assert (again.value, again.se) == (findings.averages[0].value, findings.averages[0].se)
+    event = (findings.y == "yes").to_numpy(dtype=float)
+    treated = (findings.treatment == "new drug").to_numpy()
+    naive = findings.naive["new drug"]
+    assert naive.value == pytest.approx(event[treated].mean() - event[~treated].mean())
+    welch = np.sqrt(sum(event[rows].var(ddof=1) / rows.sum() for rows in (treated, ~treated)))
+    assert naive.se == pytest.approx(welch, rel=1e-6)
+
+
+def test_a_second_run_reads_what_the_first_has_kept(folder: Path, findings: Findings, monkeypatch: Any) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(effects.TARNet, "fit", never)
+    monkeypatch.setattr(steps._Run, "averages", never)
+    monkeypatch.setattr(steps._Run, "checks", never)
+    again = run(Plan.read(folder / "STUDY.toml"), folder=folder / "kept")
+    assert [str(one) for one in again.averages] == [str(one) for one in findings.averages]
+    assert [str(one) for one in again.checks] == [str(one) for one in findings.checks]
+    pd.testing.assert_frame_equal(again.baseline, findings.baseline)
+    assert again.cautions == findings.cautions
+
+
+def test_an_interruption_loses_only_the_step_at_hand(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    plan = Plan.read(folder / "STUDY.toml")
+    monkeypatch.setattr(steps._Run, "checks", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, folder=tmp_path / "kept")
+    kept = {path.stem for path in (tmp_path / "kept").glob("steps-*/*.json")}
+    assert {"averages", "baseline"} <= kept and "checks" not in kept
+    assert len(list((tmp_path / "kept").glob("fit-*.effects"))) == 1
+
+
+def test_what_the_plan_changes_is_computed_anew_and_what_it_does_not_is_kept(folder: Path) -> None:
+    plan = Plan.read(folder / "STUDY.toml")
+    same = Plan(**{**vars(plan), "words": {"funding": "other"}, "title": "other"})
+    assert same.key() == plan.key() and same.key(fit_only=True) == plan.key(fit_only=True)
+    level = Plan(**{**vars(plan), "level": 0.9})
+    assert level.key() != plan.key() and level.key(fit_only=True) == plan.key(fit_only=True)
+    apart = Plan(**{**vars(plan), "negative_controls": ("stage",)})
+    assert apart.key(fit_only=True) != plan.key(fit_only=True)
+
+
+def test_a_damaged_file_is_computed_again(tmp_path: Path) -> None:
+    path = tmp_path / "step.json"
+    path.write_text('{"class": "Estimate"')
+    assert steps._read(path) is None and not path.exists()
+
+
+# -------------------------------------------------------------------------------------------------------------- store
+
+
+def test_results_come_back_as_they_were() -> None:
+    pair = tuple(Estimate(float(k), 1.0, method="AIPW", n=10, df=3.5) for k in range(2))
+    table = pd.DataFrame({"n": [1, 2], "x": [0.5, np.nan], "who": ["a", None]}, index=pd.Index(["u", 3], name="unit"))
+    value = {"all": Estimates(pair, np.eye(2), labels=("young", "old")), ("a", 1): [table, np.arange(3), None, "ä"]}
+    back = store.decode(json.loads(json.dumps(store.encode(value))))
+    assert str(back["all"]) == str(value["all"]) and back["all"][1].df == 3.5
+    frame, array, none, text = back["a", 1]
+    pd.testing.assert_frame_equal(frame, table)
+    assert array.dtype == np.arange(3).dtype and array.tolist() == [0, 1, 2] and (none, text) == (None, "ä")
+
+
+def test_a_file_of_results_makes_nothing_but_results() -> None:
+    with pytest.raises(KeyError):
+        store.decode({"class": "Popen", "fields": {}})
+    with pytest.raises(ValueError, match="not read"):
+        store.decode({"array": "", "dtype": "|O8", "shape": [0]})
+    with pytest.raises(TypeError, match="no place"):
+        store.encode({"x": object()})
+
+
+# -------------------------------------------------------------------------------------------------------- at the shell
+
+
+def test_the_shell_writes_a_page_and_tables(folder: Path, findings: Findings, capsys: Any) -> None:
+    assert main(["study", str(folder / "STUDY.toml"), "--out", str(folder / "kept")]) == 0
+    said = capsys.readouterr()
+    assert "ATE" in said.out and "html:" in said.err
+    page = (folder / "kept" / "report.html").read_text()
+    assert "A &lt;b&gt;bold&lt;/b&gt; study" in page and "none &amp; nobody" in page
+    assert (folder / "kept" / "report.md").is_file() and not (folder / "kept" / "report.tex").exists()
+    averages = pd.read_csv(folder / "kept" / "averages.csv")
+    assert averages["coef"].iloc[0] == pytest.approx(findings.averages[0].value)
+    assert len(pd.read_csv(folder / "kept" / "checks.csv")) == len(findings.checks)
+
+
+def test_the_shell_drafts_a_plan_and_never_over_another(tmp_path: Path, capsys: Any) -> None:
+    ward().to_csv(tmp_path / "ward.csv", index=False)
+    call = ["study", "--init", str(tmp_path / "ward.csv"), "--treatment", "arm", "--outcome", "died"]
+    assert main(call) == 0 and Plan.read(tmp_path / "STUDY.toml").treatment == "arm"
+    assert main(call) == 2 and "is there already" in capsys.readouterr().err
+    assert main(["study"]) == 2 and "name the plan" in capsys.readouterr().err
+    (tmp_path / "STUDY.toml").write_text(PLAN.replace("funding", "fundin"))
+    assert main(["study", str(tmp_path / "STUDY.toml")]) == 2 and "did you mean 'funding'" in capsys.readouterr().err

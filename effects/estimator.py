@@ -339,6 +339,9 @@ class EffectEstimator(Persistent):
         E = self._encode(X)
         a, Y = self.schema_.encode_treatment(treatment), self.schema_.encode_outcome(y)
         known = None if propensity is None else check_propensities(propensity, len(E), self.arms_)
+        trial = self.nuisance_.trial_propensity
+        if known is None and trial is not None:  # nothing is to be estimated
+            known = np.tile(trial, (len(E), 1))
         weight = None if sample_weight is None else check_weights(sample_weight, a, self.arms_)
         at = positions(row_keys(E, a, Y), self.rows_)
         if weight is not None:
@@ -357,11 +360,13 @@ class EffectEstimator(Persistent):
                 e = out_of_fold.propensity[at] if known is None else known
                 return CrossFitted(own[at], e, None if held is None else held.take(at), source)
             new = self._outcomes(E[~seen], None, np.random.default_rng(self.seed_), None)
-            mu, e = np.empty((len(E), own.shape[1])), self.nuisance_.predict(E).propensity
+            mu, e = np.empty((len(E), own.shape[1])), known
             mu[seen], mu[~seen] = own[at[seen]], new.mean()
-            e[seen] = out_of_fold.propensity[at[seen]]
+            if e is None:
+                e = self.nuisance_.predict(E).propensity
+                e[seen] = out_of_fold.propensity[at[seen]]
             outcomes = None if held is None else _side_by_side(held.take(at[seen]), new, seen)
-            return CrossFitted(mu, e if known is None else known, outcomes, source if seen[counted].all() else "mixed")
+            return CrossFitted(mu, e, outcomes, source if seen[counted].all() else "mixed")
         outcomes = self._outcomes(E, None, np.random.default_rng(self.seed_), _index(X))
         e = known if known is not None else self._fresh_nuisance(E, a, Y, weight, None).out_of_fold_.propensity
         return CrossFitted(outcomes.mean(), e, outcomes, "other")
@@ -369,10 +374,7 @@ class EffectEstimator(Persistent):
     def _fresh_nuisance(
         self, E: NDArray[np.float32], a: NDArray[np.int64], y: Array, weight: Array | None, propensity: Array | None
     ) -> Nuisance:
-        """The fit's nuisances, cross-fitted on these rows; a trial's propensities stay what they are."""
-        trial = self.nuisance_.trial_propensity
-        if propensity is None and trial is not None:
-            propensity = np.broadcast_to(trial, (len(E), len(self.arms_)))
+        """The fit's nuisances, cross-fitted on these rows; known propensities stay what they are."""
         fresh = clone(self.nuisance_)
         kind = self.schema_.outcome.kind
         return fresh.fit(E, y, a, n_arms=len(self.arms_), kind=kind, sample_weight=weight, propensity=propensity)

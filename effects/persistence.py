@@ -39,7 +39,6 @@ class Persistent(BaseEstimator):
     n_features_in_: int
     effect_spread_: EffectSpread | None
     support_model_: SupportModel
-    held_out_: PotentialOutcomes | None
 
     @abstractmethod
     def _check_fitted(self) -> None: ...
@@ -170,7 +169,8 @@ class Persistent(BaseEstimator):
         if "held.draws" in arrays:
             draws, means, effects = (arrays.get(f"held.{name}") for name in _LAWS)
             assert draws is not None
-            self.held_out_ = PotentialOutcomes(draws, self.arms_, schema.outcome.kind, means, effects=effects)
+            laws = PotentialOutcomes(draws, self.arms_, schema.outcome.kind, means, effects=effects)
+            self.__dict__["held_out_"] = laws
         self.schema_ = schema
         return self
 

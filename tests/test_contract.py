@@ -458,6 +458,7 @@ def test_a_file_may_keep_what_was_held_out(plain: Table, plain_fitted: EffectEst
     assert_array_equal(there.mu, here.mu)
     assert_array_equal(there.propensity, here.propensity)
     if here.outcomes is not None:
+        assert there.outcomes is not None
         assert_array_equal(there.outcomes.draws, here.outcomes.draws)
 
 

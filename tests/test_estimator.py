@@ -252,6 +252,17 @@ def test_cross_fitted_predicts_rows_it_never_saw(table: tuple[Any, Any, Any]) ->
     assert_allclose(both.mu[150:], new.mu, rtol=1e-5)
 
 
+def test_a_trials_propensities_hold_for_new_rows_too(table: tuple[Any, Any, Any]) -> None:
+    X, y, t = table
+    est = ArmNormal().fit(X, y, treatment=t, propensity=np.full(60, 0.3))
+    changed = y.copy()
+    changed.iloc[0] += 1  # one row that the fit never saw, then none that it saw
+    for outcome, source in ((changed, "mixed"), (y + 1, "other")):
+        found = est.cross_fitted(X, outcome, treatment=t)
+        assert found.source == source
+        assert_allclose(found.propensity, np.tile([0.7, 0.3], (60, 1)))
+
+
 def test_a_subclass_of_a_user_is_saved_and_read_by_its_own_name(table: tuple[Any, Any, Any], tmp_path: Path) -> None:
     X, y, t = table
     est = ArmNormal(nuisance=None, random_state=np.int64(4), control="drug").fit(X, y, treatment=t)

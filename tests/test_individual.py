@@ -109,7 +109,7 @@ def test_what_both_outcomes_share_cancels_from_their_difference() -> None:
     assert share.interval(0.9)[1][0] == pytest.approx(exact.ppf(0.95), abs=0.03)
     assert share.prob_above(0.0)[0] == pytest.approx(exact.sf(0.0), abs=0.003)
     for coupling in ("comonotone", "bounds"):  # these take the laws as they are
-        with_share, without = (IndividualEffect(*laws, coupling, s) for s in (np.array([1 / 3]), None))  # type: ignore[arg-type]
+        with_share, without = (IndividualEffect(*laws, coupling, s) for s in (np.array([1 / 3]), None))
         assert with_share.interval(0.9)[0][0] == without.interval(0.9)[0][0]
     effect = Effect(np.array([[1.0], [1.0]]), laws=lambda: laws, fresh=1 / 3)  # a CATE that is known
     assert effect.individual("independent").interval(0.9)[1][0] == pytest.approx(exact.ppf(0.95), abs=0.03)

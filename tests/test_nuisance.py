@@ -26,10 +26,18 @@ FITTED: list[Any] = []
 def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every boosting stops after a few trees, and is kept so that its own predictions can be compared."""
     FITTED.clear()
+    edges: list[Any] = []
+
+    def binned(X: Array, original: Any = module._binned) -> Any:
+        edges.append(original(X))
+        return edges[-1]
+
+    monkeypatch.setattr(module, "_binned", binned)
     for cls in (HistGradientBoostingClassifier, HistGradientBoostingRegressor):
 
         def fit(self: Any, X: Any, y: Any, sample_weight: Any = None, *, original: Any = cls.fit) -> Any:
             self.max_iter = 8
+            self.edges = edges[-1][1] if edges and X is edges[-1][0] else None  # of the codes that it is fitted on
             FITTED.append(self)
             return original(self, X, y, sample_weight=sample_weight)
 
@@ -328,7 +336,14 @@ def test_boosted_trees_predict_as_scikit_learn_does(
     per_fold = n_arms + 2  # regressions of every arm, the single one, the propensity; then the second stage
     first = [FITTED[i : i + per_fold] for i in range(0, 2 * per_fold, per_fold)]
 
+    def coded(model: Any, design: Array) -> Array:
+        if model.edges is None:
+            return design
+        codes = np.column_stack([np.searchsorted(model.edges[j], column) for j, column in enumerate(design.T)])
+        return np.where(np.isnan(design), np.nan, codes)
+
     def values(model: Any, design: Array) -> Array:
+        design = coded(model, design)
         return model.predict_proba(design)[:, 1] if kind == "binary" else model.predict(design)
 
     found = nuisance.predict(new)
@@ -338,8 +353,23 @@ def test_boosted_trees_predict_as_scikit_learn_does(
         design = np.column_stack([X] + [np.full(40, arm == k, dtype=float) for k in range(1, n_arms)])
         expected = np.mean([values(models[n_arms], design) for models in first], axis=0)
         np.testing.assert_allclose(found.single[:, arm], expected, rtol=1e-10)
-    expected = np.mean([models[-1].predict_proba(X) for models in first], axis=0)
+    expected = np.mean([models[-1].predict_proba(coded(models[-1], X)) for models in first], axis=0)
     np.testing.assert_allclose(found.propensity, expected, rtol=1e-10)
+    assert all((model.edges is not None) == weighted for models in first for model in models)
+
+
+def test_bins_hold_the_values_they_say(rng: np.random.Generator) -> None:
+    X = np.column_stack([rng.normal(size=900), rng.integers(0, 4, 900), np.full(900, 2.0)])
+    X[::50, 0] = np.nan
+    codes, edges = module._binned(X)
+    assert [len(one) for one in edges] == [254, 3, 0] and np.isnan(codes[::50, 0]).all()
+    for j, limits in enumerate(edges):
+        known = ~np.isnan(X[:, j])
+        wide = np.concatenate([[-np.inf], limits, [np.inf]])
+        code = codes[known, j].astype(int)
+        assert (wide[code] < X[known, j]).all() and (X[known, j] <= wide[code + 1]).all()
+    counts = np.bincount(codes[~np.isnan(codes[:, 0]), 0].astype(int))
+    assert counts.min() >= 2 and counts.max() <= 5  # of about 3.5 each
 
 
 # --------------------------------------------------------------------------------------------------------------- saving

@@ -527,7 +527,7 @@ def test_a_failing_write_leaves_the_old_file(
 
 
 def test_save_refuses_other_names(tmp_path: Path, no_pictures: None) -> None:
-    with pytest.raises(ValueError, match=r"must end in \.html, \.md or \.txt"):
+    with pytest.raises(ValueError, match=r"must end in \.html, \.md, \.tex or \.txt"):
         report().save(tmp_path / "report.docx")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         report().save(tmp_path / "nowhere" / "report.html")

@@ -25,15 +25,34 @@ import pandas as pd
 from effects import __version__
 from effects.effect import Estimate
 from effects.files import write_whole
-from effects.report.blocks import Block, Facts, Picture, Prose, Section, Table, template
+from effects.report import latex as tex
+from effects.report.blocks import Block, Facts, Heading, Picture, Prose, Section, Table, is_open, split_open, template
+from effects.report.results import study_lead, study_sections
 from effects.report.sections import Study, lead, sections_of
+from effects.report.study import Told, byline_of, title_of
+from effects.report.target import KEYS
 
 if TYPE_CHECKING:
     from effects.estimator import EffectEstimator
+    from effects.study import Findings
 
-__all__ = ["Facts", "Picture", "Prose", "Report", "Section", "Table"]
+__all__ = ["KEYS", "Facts", "Heading", "Picture", "Prose", "Report", "Section", "Table"]
 
-ASCII: Final = str.maketrans({"−": "-", "·": "|", "±": "+/-", "…": "...", "∞": "inf"})
+ASCII: Final = str.maketrans(
+    {
+        "−": "-",
+        "·": "|",
+        "±": "+/-",
+        "…": "...",
+        "∞": "inf",
+        "≤": "<=",
+        "≥": ">=",
+        "\u00a0": " ",
+        "–": "-",
+        "’": "'",
+        "á": "a",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +72,8 @@ class Report:
         Probability of all intervals.
     date, version : str
         When, and by which version of this package.
+    contents : bool
+        Whether the page has a table of contents.
 
     Examples
     --------
@@ -69,6 +90,7 @@ class Report:
     level: float
     date: str = ""
     version: str = __version__
+    contents: bool = False
 
     @classmethod
     def from_fit(
@@ -133,6 +155,44 @@ class Report:
             date=date.today().isoformat(),
         )
 
+    @classmethod
+    def from_study(cls, findings: Findings) -> Report:
+        """The report of a whole study, in the order of the TARGET statement as far as a table can follow it.
+
+        Parameters
+        ----------
+        findings : Findings
+            Of `effects.study.run`: everything that was computed, and why the rest was not. Nothing is estimated here.
+
+        Returns
+        -------
+        Report
+            Its ``contents`` are listed beside the page. What only the authors can tell stands as a field that names its
+            key in the section [words] of STUDY.toml (see `effects.report.KEYS`); a finding that is missing stands as
+            the reason why; the last section says of each item where it is answered.
+
+        References
+        ----------
+        Cashin, Hansford, Hernán et al. (2025), Transparent Reporting of Observational Studies Emulating a Target Trial:
+        the TARGET statement, JAMA, doi:10.1001/jama.2025.13350.
+
+        Examples
+        --------
+        >>> findings = effects.study.run(plan)  # doctest: +SKIP
+        >>> Report.from_study(findings).save("study.html")  # doctest: +SKIP
+        """
+        told = Told(findings)
+        return cls(
+            title=title_of(findings),
+            byline=byline_of(findings),
+            lead=tuple(study_lead(told)),
+            sections=study_sections(told),
+            estimates=tuple(told.primary),
+            level=findings.plan.level,
+            date=date.today().isoformat(),
+            contents=True,
+        )
+
     @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
         """Every table with its numbers, by name."""
@@ -167,12 +227,16 @@ class Report:
         """The report as Markdown, without its pictures."""
         return _render(self, "report.md", autoescape=False)
 
+    def latex(self) -> str:
+        """The tables of the report as LaTeX in booktabs, with captions: a document that compiles, and can be cut up."""
+        return tex.write(self)
+
     def html(self) -> str:
         """The report as one page that needs nothing else: style and pictures are in it."""
         return _render(self, "report.html", autoescape=True)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the report, whole or not at all; the suffix says how: .html, .md or .txt.
+        """Write the report, whole or not at all; the suffix says how: .html, .md, .tex or .txt.
 
         Raises
         ------
@@ -181,11 +245,11 @@ class Report:
         FileNotFoundError
             If the folder does not exist.
         """
-        writers = {".html": self.html, ".htm": self.html, ".md": self.markdown}
+        writers = {".html": self.html, ".htm": self.html, ".md": self.markdown, ".tex": self.latex}
         writers[".txt"] = partial(self.text, full=True, width=100, plain=True)
         write = writers.get(Path(path).suffix.lower())
         if write is None:
-            raise ValueError(f"cannot write a report to {str(path)!r}: its name must end in .html, .md or .txt.")
+            raise ValueError(f"cannot write a report to {str(path)!r}: its name must end in .html, .md, .tex or .txt.")
         return write_whole(path, write())
 
     def _blocks(self) -> Iterator[Block]:
@@ -200,6 +264,9 @@ def _render(report: Report, name: str, autoescape: bool) -> str:
     environment.filters["code"] = lambda text: (
         _markdown(text) if set(text) & set("`<>&") else f"`{' '.join(text.split())}`"
     )
+    environment.filters["row"] = _markdown_row
+    environment.filters["split_open"] = split_open
+    environment.tests["open"] = is_open
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode("ascii")
     return environment.from_string(template(name)).render(report=report)
 
@@ -208,6 +275,21 @@ def _markdown(text: object) -> str:
     """A text that Markdown shows as it is."""
     escaped = re.sub(r"([\\`*_\[\]|#~])", r"\\\1", html.escape(str(text), quote=False))
     return " ".join(escaped.split())
+
+
+def _markdown_row(row: tuple[str, ...], links: Sequence[tuple[str, str]]) -> str:
+    """A row of a table; its last cell as links to sections, where it has any, and what is still open."""
+    cells = [_markdown(cell) for cell in row]
+    if links:
+        places = [f"[{_markdown(title)}](#{_slug(title)})" for _, title in links]
+        waiting = [_markdown(part) for part in row[-1].split("; ") if part.startswith("open: ")]
+        cells[-1] = "; ".join([*places, *waiting])
+    return f"| {' | '.join(cells)} |"
+
+
+def _slug(title: str) -> str:
+    """What readers of Markdown make of a heading, for links to it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
 
 
 def _as_text(report: Report, full: bool, width: int, plain: bool) -> str:
@@ -242,6 +324,8 @@ def _as_text(report: Report, full: bool, width: int, plain: bool) -> str:
                 for term, text in block.pairs:
                     facts.add_row(term, text)
                 console.print(facts)
+            elif isinstance(block, Heading) and full:
+                console.print(f"\n{block.text}", style="bold")
             elif isinstance(block, Prose) and (full or block.warning):
                 console.print(block.text)
     text = re.sub(r"[ \t]+\n", "\n", file.getvalue())

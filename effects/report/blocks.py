@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import math
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import pandas as pd
 
@@ -17,6 +17,9 @@ from effects.plots import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+OPEN: Final = "To be filled in by the authors"
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,19 @@ class Prose:
 
 @dataclass(frozen=True)
 class Facts:
-    """Terms with what they stand for; `code` names the terms whose text is code."""
+    """Terms with what they stand for; `code` names the terms whose text is code, a text that is_open is a field."""
 
     pairs: tuple[tuple[str, str], ...]
     code: tuple[str, ...] = ()
     form: ClassVar[str] = "facts"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    text: str
+    form: ClassVar[str] = "heading"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +53,9 @@ class Table:
     """Numbers in `frame`, and in `shown` the same as they are printed.
 
     Numbers get the decimals that two digits of the median `scale` need (without one, each three digits of its own);
-    `percent` names columns of shares, `pairs` two columns that are printed as one range, `hidden` columns not printed.
+    `percent` names columns of shares, `p` columns of p-values, `pairs` two columns that are printed as one range,
+    `hidden` columns not printed. `texts` holds printed columns that are written already, because their rows are of
+    different units. `links` has for each row the sections (name, title) that the last column points to.
     """
 
     name: str
@@ -52,6 +65,9 @@ class Table:
     percent: tuple[str, ...] = ()
     pairs: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
+    p: tuple[str, ...] = ()
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    links: tuple[tuple[tuple[str, str], ...], ...] = ()
     form: ClassVar[str] = "table"
 
     @property
@@ -60,10 +76,12 @@ class Table:
         scale = None if self.scale is None or not (self.scale > 0).any() else float(self.scale[self.scale > 0].median())
         cells: dict[str, list[str]] = {}
         for name, column in self.frame.items():
-            if column.dtype.kind in "iu":
-                write: Callable[[Any], str] = "{:,}".format
-            elif column.dtype.kind != "f":
-                write = str
+            if pd.api.types.is_integer_dtype(column):
+                write: Callable[[Any], str] = _count
+            elif not pd.api.types.is_float_dtype(column):
+                write = _word
+            elif name in self.p:
+                write = p_value
             else:
                 write = percent if name in self.percent else partial(number, scale=scale, digits=2 if scale else 3)
             cells[str(name)] = [write(value) for value in column]
@@ -71,23 +89,27 @@ class Table:
             ends = zip(cells.pop(lower), cells[upper], strict=True)
             both = [f"{low} to {high}" for low, high in ends]
             cells = {name if key == upper else key: both if key == upper else cells[key] for key in cells}
-        cells = {key: column for key, column in cells.items() if key not in self.hidden}
+        cells = {key: list(self.texts.get(key, column)) for key, column in cells.items() if key not in self.hidden}
         return pd.DataFrame(cells, dtype=object)
 
     def align(self, column: str) -> str:
         """CSS class of a printed column: "n" for numbers, "w" for words."""
-        return "w" if column in self.frame and self.frame[column].dtype.kind not in "iuf" else "n"
+        return "w" if column in self.frame and not _is_number(self.frame[column]) else "n"
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture that is drawn when asked for: ``draw(ax)``, or as SVG."""
+    """A picture that is drawn when asked for: ``draw(ax)``, or as SVG.
+
+    Of the many of a study, one that cannot be drawn must not cost the others: the page then says why (`optional`).
+    """
 
     name: str
     alt: str
     caption: str
     draw: Callable[[Axes], Axes]
     size: tuple[float, float] = (5.0, 3.1)
+    optional: bool = False
     form: ClassVar[str] = "picture"
 
     width = property(lambda self: round(96 * self.size[0]), doc="Width on the page, in CSS pixels.")
@@ -106,8 +128,17 @@ class Picture:
             figure.savefig(file, format="svg", metadata={"Date": None})
         return file.getvalue()
 
+    def drawn(self) -> tuple[bytes, str]:
+        """The picture as SVG and "", or nothing and why it could not be drawn."""
+        if not self.optional:
+            return self.svg(), ""
+        try:
+            return self.svg(), ""
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            return b"", " ".join(str(error).split()) or type(error).__name__
 
-Block = Prose | Facts | Table | Picture
+
+Block = Prose | Facts | Heading | Table | Picture
 
 
 @dataclass(frozen=True)
@@ -129,6 +160,44 @@ def percent(share: float) -> str:
         if 0 < float(text) < 100:
             return f"{text}%"
     return "<0.1%" if share < 0.5 else ">99.9%"
+
+
+def p_value(p: float) -> str:
+    """A p-value as journals print it.
+
+    >>> p_value(0.04321), p_value(0.3), p_value(1e-9), p_value(float("nan"))
+    ('0.043', '0.30', '<0.001', 'n/a')
+    """
+    if math.isnan(p):
+        return "n/a"
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.095 else f"{p:.2f}"
+
+
+def field_of(key: str) -> str:
+    """What stands where the authors have yet to say something."""
+    return f"{OPEN}: words.{key}"
+
+
+def is_open(text: object) -> bool:
+    return str(text).startswith(OPEN)
+
+
+def split_open(text: str) -> tuple[str, str]:
+    """What is told, and the field that follows it: ``"Column y. (To be filled in ...)"`` in two."""
+    told, mark, rest = text.partition(f"({OPEN}")
+    return (told, mark + rest) if mark else (text, "")
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+
+def _count(value: Any) -> str:
+    return "n/a" if pd.isna(value) else f"{value:,}"
+
+
+def _word(value: Any) -> str:
+    return "" if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)) else str(value)
 
 
 def words(section: str) -> dict[str, str]:

@@ -201,9 +201,10 @@ def lead(s: Study) -> Iterator[str]:
         ends = " and ".join(number(end, high - low, 2) for end in (low, high))
         above, below = _directions(effect)
         whose = f" of {s.arm(effect.treated)}" if len(s.effects) > 1 else ""
+        more, less = (f"{percent(above)} of units" if above else "no unit", percent(below) if below else "none")
         yield (
             f"For nine units in ten the predicted effect{whose} lies between {ends}; it is surely above zero for "
-            f"{percent(above)} of units and surely below for {percent(below) if below else 'none'}."
+            f"{more} and surely below for {less}."
         )
     if s.cautions:
         yield "Overlap is weak: some units hardly ever had one of the arms, so the average leans on few rows."

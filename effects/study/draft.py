@@ -44,7 +44,7 @@ higher_is_better = {better}  # true, false; "" leaves decisions out
 estimands = ["ATE", "ATT"]  # the first is the study's own; also ATC, ATO (overlap)
 drop_missing = true  # leave out rows without treatment or outcome, and count them
 
-[question.probabilities]  # of a trial: each arm's chance by design, such as   drug = 0.5
+[question.probabilities]  # of a trial: each arm's chance by design, as   drug = 0.5; empty: the arms' shares
 
 [covariates]
 use = []  # empty: every column that has no other role

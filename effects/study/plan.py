@@ -51,7 +51,7 @@ class Plan:
     control, treated : label, optional
         The arm to compare with, and of more than one other the arm that subgroups, decisions and sensitivity are about.
     probabilities : mapping of arm to probability
-        Of a trial: the chance of each arm, the same for every unit. Empty where they are unknown.
+        Of a trial: the chance of each arm, the same for every unit. Empty: the arms' shares of the units.
     estimands : tuple of {"ATE", "ATT", "ATC", "ATO"}
         The first is the study's own.
     scales : tuple of {"difference", "ratio", "odds ratio", "nnt"}

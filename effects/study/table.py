@@ -93,11 +93,16 @@ class Rows:
         y, treatment = frame[plan.outcome], frame[plan.treatment]
         control = None if plan.control is None else match_label(plan.control, treatment, "[question] control")
         schema = Schema.learn(X, y, treatment, outcome=plan.outcome_kind, control=control)
+        if plan.design == "trial" and not plan.probabilities:
+            notes.append(
+                "the arms' shares of the units stand for their chances: give [question] probabilities if the design gave "
+                "others"
+            )
         return cls(
             X, y, treatment, schema.arms,
             weight=None if plan.weights is None else frame[plan.weights].to_numpy(dtype=np.float64),
             groups=None if plan.clusters is None else frame[plan.clusters].to_numpy(),
-            propensity=_known(plan, schema.arms, len(frame)),
+            propensity=_known(plan, schema, treatment),
             controls=frame[list(plan.negative_controls)],
             baseline=None if plan.baseline_outcome is None else frame[plan.baseline_outcome],
             flow=tuple(flow), source=source, notes=tuple(notes),
@@ -141,7 +146,7 @@ def _same_number(label: Any, value: Any) -> bool:
 
 def roles(plan: Plan) -> dict[str, str]:
     """Columns that are no covariates, each with its place in the plan."""
-    named = {
+    named: dict[str | None, str] = {
         plan.treatment: "[question] treatment", plan.outcome: "[question] outcome", plan.id: "[table] id",
         plan.weights: "[table] weights", plan.clusters: "[table] clusters",
         **dict.fromkeys(plan.negative_controls, "[checks] negative_controls"),
@@ -166,7 +171,7 @@ def _check_roles(plan: Plan, frame: pd.DataFrame) -> None:
 
 def _complete(plan: Plan, frame: pd.DataFrame, flow: list[Step]) -> pd.DataFrame:
     """The rows that have an outcome, an arm, a weight and a cluster."""
-    needed = {"the treatment": plan.treatment, "the outcome": plan.outcome, "a weight": plan.weights,
+    needed: dict[str, str | None] = {"the treatment": plan.treatment, "the outcome": plan.outcome, "a weight": plan.weights,
               "a cluster": plan.clusters}  # fmt: skip
     for what, column in needed.items():
         if column is None:
@@ -215,10 +220,13 @@ def as_dates(column: pd.Series) -> pd.Series | None:
     return dates if dates.notna().sum() == len(known) else None
 
 
-def _known(plan: Plan, arms: tuple[Hashable, ...], n: int) -> NDArray[np.float64] | None:
-    """Probabilities of the arms that a design gave, for every row."""
+def _known(plan: Plan, schema: Schema, treatment: pd.Series) -> NDArray[np.float64] | None:
+    """Probabilities of the arms that a design gave, for every row; of a trial that does not say them, the shares."""
+    arms, n = schema.arms, len(treatment)
     if not plan.probabilities:
-        return None
+        if plan.design != "trial":
+            return None
+        return np.tile(np.bincount(schema.encode_treatment(treatment), minlength=len(arms)) / n, (n, 1))
     place = "[question] probabilities"
     labels = pd.Series(list(arms), dtype=object, name=plan.treatment)
     found = {match_label(name, labels, place): share for name, share in plan.probabilities.items()}

@@ -95,8 +95,8 @@ class Rows:
         schema = Schema.learn(X, y, treatment, outcome=plan.outcome_kind, control=control)
         if plan.design == "trial" and not plan.probabilities:
             notes.append(
-                "the arms' shares of the units stand for their chances: give [question] probabilities if the design gave "
-                "others"
+                "the arms' shares of the units stand for their chances: give [question] probabilities if the design "
+                "gave others"
             )
         return cls(
             X, y, treatment, schema.arms,
@@ -171,8 +171,10 @@ def _check_roles(plan: Plan, frame: pd.DataFrame) -> None:
 
 def _complete(plan: Plan, frame: pd.DataFrame, flow: list[Step]) -> pd.DataFrame:
     """The rows that have an outcome, an arm, a weight and a cluster."""
-    needed: dict[str, str | None] = {"the treatment": plan.treatment, "the outcome": plan.outcome, "a weight": plan.weights,
-              "a cluster": plan.clusters}  # fmt: skip
+    needed: dict[str, str | None] = {
+        "the treatment": plan.treatment, "the outcome": plan.outcome, "a weight": plan.weights,
+        "a cluster": plan.clusters,
+    }  # fmt: skip
     for what, column in needed.items():
         if column is None:
             continue

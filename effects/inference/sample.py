@@ -171,6 +171,6 @@ def _outside() -> int:
     """How far up the stack, from whoever calls this, the user's own line stands."""
     level, frame = 1, sys._getframe(1)
     above: FrameType | None = frame
-    while above is not None and str(above.f_globals.get("__name__", "")).startswith("effects.inference"):
+    while above is not None and str(above.f_globals.get("__name__", "")).startswith("effects."):
         above, level = above.f_back, level + 1
     return level

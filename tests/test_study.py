@@ -282,6 +282,10 @@ def test_the_shell_drafts_a_plan_and_never_over_another(tmp_path: Path, capsys: 
     ward().to_csv(tmp_path / "ward.csv", index=False)
     call = ["study", "--init", str(tmp_path / "ward.csv"), "--treatment", "arm", "--outcome", "died"]
     assert main(call) == 0 and Plan.read(tmp_path / "STUDY.toml").treatment == "arm"
+    (tmp_path / "plans").mkdir()
+    assert main(["study", str(tmp_path / "plans" / "a.toml"), *call[1:]]) == 0
+    there = Plan.read(tmp_path / "plans" / "a.toml")
+    assert (there.folder / there.table).resolve() == tmp_path / "ward.csv" and not Path(there.table).is_absolute()
     assert main(call) == 2 and "is there already" in capsys.readouterr().err
     assert main(["study"]) == 2 and "name the plan" in capsys.readouterr().err
     (tmp_path / "STUDY.toml").write_text(PLAN.replace("funding", "fundin"))

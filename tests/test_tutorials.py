@@ -24,6 +24,7 @@ from nbclient import NotebookClient
 from effects.cli import app, main
 from effects.datasets import read_table
 from effects.files import write_whole
+from effects.study import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
@@ -101,6 +102,14 @@ def shell_lines(notebook: Any) -> list[list[str]]:
     return [line[1:] for line in lines if line[:1] == ["effects"]]
 
 
+def written_by(arguments: list[str]) -> Path:
+    """What a shell line leaves behind: a page, or the draft of a plan."""
+    if arguments[0] != "study":
+        return Path(arguments[arguments.index("--html") + 1])
+    plan = Path(arguments[1])
+    return plan if "--init" in arguments else plan.with_name(f"{plan.stem}_files") / "report.html"
+
+
 # ---- a fresh run
 
 
@@ -129,6 +138,22 @@ def test_the_first_effect_is_about_right(run: Run) -> None:
     assert read_table(run.folder / "build" / "trial.csv").isna().any().sum() == 2
 
 
+def test_the_observational_study_finds_what_the_textbook_found(run: Run) -> None:
+    """Hernan & Robins, What If: 3.4 to 3.5 kg, 95% interval about 2.4 to 4.5; and the verdicts that the prose tells."""
+    if run.name != "04_observational_study_nhefs":
+        pytest.skip("another tutorial")
+    said = "\n".join(text for cell in code_cells(run.fresh) for text in texts(cell))
+    for name in ("DiffPO", "DragonNet", "CEVAE", "GComputation"):
+        value, lower, upper, *treated = map(float, re.search(rf"^{name} +([\d. ]+)$", said, re.M).group(1).split())  # type: ignore[union-attr]
+        assert 3.1 < value < 3.8 and 2.1 < lower < 2.8 and 4.2 < upper < 4.9 and 3.1 < treated[0] < 3.9, name
+    verdicts = dict(re.findall(r"^\d+ +(.+?) +(passed|failed|undecided|not done) ", said, re.M))
+    failed = {name for name, verdict in verdicts.items() if verdict != "passed"}
+    assert len(verdicts) == 13 and verdicts["benefit calibration"] == "failed"
+    assert failed == {"benefit calibration", "C-for-benefit", "targeting"}
+    assert "quit instead of kept smoking changes mean weight_change by 3." in said
+    assert (run.folder / "build" / "nhefs.html").stat().st_size > 100_000
+
+
 def test_shell_lines_are_understood(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.main import get_command
 
@@ -136,8 +161,12 @@ def test_shell_lines_are_understood(run: Run, monkeypatch: pytest.MonkeyPatch) -
     commands: Any = get_command(app)
     for command, *arguments in shell_lines(run.committed):
         context = commands.commands[command].make_context(command, list(arguments))  # an unknown option is an error
-        table = read_table(context.params["table"])
-        assert {context.params["treatment"], context.params["outcome"]} <= set(table.columns)
+        told = context.params
+        if command == "study" and told["init"] is None:
+            plan = Plan.read(told["plan"])
+            told = {"table": plan.folder / plan.table, "treatment": plan.treatment, "outcome": plan.outcome}
+        table = read_table(told["init"] if told.get("init") else told["table"])
+        assert {told["treatment"], told["outcome"]} <= set(table.columns)
 
 
 @pytest.mark.slow
@@ -145,7 +174,7 @@ def test_shell_lines_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.folder)
     for arguments in shell_lines(run.committed):
         assert main(arguments) == 0
-        assert Path(arguments[arguments.index("--html") + 1]).is_file()
+        assert written_by(arguments).is_file()
 
 
 # ---- what is committed

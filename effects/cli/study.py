@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +64,7 @@ def _write_plan(
     if target.exists():
         raise InputError(f"{str(target)!r} is there already: name another, as in effects study OTHER.toml --init TABLE")
     frame = read_table(table)
-    file = table.name if target.parent.resolve() == table.parent.resolve() else str(table.resolve())
+    file = os.path.relpath(table.resolve(), target.parent.resolve())
     words = draft(
         frame, file, treatment=treatment, outcome=outcome, control=control, name=target.name, words=KEYS
     )  # fmt: skip

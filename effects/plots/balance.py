@@ -79,7 +79,8 @@ def plot_balance(check: Check, *, max_rows: int = MAX_COVARIATES, ax: Axes | Non
         beyond = np.isinf(values)
         style: dict[str, Any] = {"linestyle": "none", "ms": 5.5, "mfc": face, "mec": edge, "mew": 1.3, "zorder": 3}
         ax.plot(values[~beyond], rows[~beyond], "o", label=f"{when} weighting", **style)
-        ax.plot(np.full(beyond.sum(), right), rows[beyond], ">", clip_on=False, **style)
+        if beyond.any():  # an unclipped line without points would take up room at the figure's corner
+            ax.plot(np.full(beyond.sum(), right), rows[beyond], ">", clip_on=False, **style)
     ax.axvline(limit, color=INK, linewidth=1, linestyle=DASHED, zorder=2)
     ax.axvline(0, color=FAINT, linewidth=0.8)
     ax.set(xlim=(-0.02 * right, right), ylim=(-0.7, len(shown) - 0.3))

@@ -258,7 +258,7 @@ def _forest_title(found: Subgroups | Estimates) -> str:
     if not len(p):
         return "Effects in pre-specified subgroups"
     if not clear:
-        return f"No subgroup's effect differs (smallest interaction {_p_text(float(p.min()))}, Holm-corrected)"
+        return f"No clear difference between subgroups (smallest interaction {_p_text(float(p.min()))}, Holm-corrected)"
     listed = " and ".join([", ".join(clear[:-1]), clear[-1]] if len(clear) > 1 else clear)
     return f"The effect differs by {listed} (interaction tests, Holm-corrected)"
 

@@ -200,9 +200,10 @@ def plot_tipping(found: MarginalSensitivity, *, outcome_name: str = "outcome", a
         ax.plot(x, table[side], color=COLOURS[0], linewidth=1.8)
     ax.axhline(found.null, color=INK, linewidth=1, linestyle=DASHED)
     ax.plot(1, found.estimate.value, "D", color=INK, ms=5, clip_on=False, zorder=5, label="estimate")
+    ends = ax.get_ylim()
     for at, marker, word in ((found.tipping, "o", "interval"), (found.tipping_bounds, "s", "bounds")):
         if at is not None and at > 1:
-            ax.vlines(at, *ax.get_ylim(), color=COLOURS[1], linewidth=0.9, linestyle=DOTTED)
+            ax.vlines(at, *ends, color=COLOURS[1], linewidth=0.9, linestyle=DOTTED)
             label = f"{word} at {number(at, 1.0)}"
             ax.plot(at, found.null, marker, color=COLOURS[1], ms=7, mec="white", zorder=6, label=label)
     ax.margins(y=0.02)

@@ -19,14 +19,14 @@ _ID: Final = re.compile(
 _TREATMENT: Final = re.compile(r"(treat|trt|intervention|assign)\w*|arms?|expos(ure|ed)|group", re.I)
 _OUTCOME: Final = re.compile(r"outcome|y|response|endpoint|death|died|dth\d*|mortality|event", re.I)
 _WORSE: Final = re.compile(r"death|dead|died|dth|mort|event|relapse|infect|pain|bleed|stroke|readm|complic|toxic", re.I)
-_SUBGROUP: Final = re.compile(r"age|sex|gender|race|ethnicity", re.I)
+_SUBGROUP: Final = re.compile(r"age|sex|gender|female|male|race|ethnicity", re.I)
 
 _PAGE: Final = """\
 # A study, as asked for before the data were looked at. Run it with:   effects study {name}
 title = {title}
 
 [table]
-file = {file}  # beside this file; csv, parquet, Stata, SPSS ...
+file = {file}  # as seen from this file; csv, parquet, Stata, SPSS ...
 id = {id}  # column that names the units; "" for the row number
 weights = ""  # column of sampling weights
 clusters = ""  # column of wards, villages, pairs: whose rows are not independent

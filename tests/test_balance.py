@@ -433,7 +433,8 @@ def test_the_love_plot_shows_the_table_and_marks_which_is_which() -> None:
     before, after = ((check.table[f"smd_{when}"].abs() > 0.1).sum() for when in ("before", "after"))
     title = ax.get_title(loc="left").replace("\n", " ")
     assert title == f"{before} of 8 covariates differ by more than 0.1 before weighting, {after or 'none'} after"
-    assert all(len(np.atleast_1d(line.get_xdata())) for line in ax.get_lines())  # else the layout leaves room for nothing
+    # else the layout leaves room for nothing
+    assert all(len(np.atleast_1d(line.get_xdata())) for line in ax.get_lines())
 
 
 def test_the_love_plot_keeps_what_is_above_the_limit_after_and_draws_mirrored_levels_once() -> None:

@@ -749,6 +749,22 @@ def test_the_logarithmic_scale_comes_back(rng: np.random.Generator) -> None:
         assert np.isfinite(scale.decode(np.array([1e6], dtype=dtype))).all()
 
 
+def test_beyond_the_largest_outcome_the_logarithm_goes_on_as_its_tangent(rng: np.random.Generator) -> None:
+    y = rng.lognormal(2, 1, size=200)
+    y[0] = 0.0
+    scale = OutcomeScale.learn(y, "continuous", log=True)
+    at = y.max() * np.array([0.5, 1 - 1e-9, 1 + 1e-9, 1.5, 40.0])
+    z = scale.encode(at)
+    np.testing.assert_allclose(scale.decode(z), at)
+    step = 1e-6 * at
+    slope = (scale.encode(at + step) - scale.encode(at - step)) / (2 * step)
+    np.testing.assert_allclose(scale.log_slope(at), np.log(slope), atol=1e-6)
+    assert z[2] - z[1] < 1e-8 and (np.diff(z) > 0).all()
+    # ten standard deviations of the logarithm beyond the largest: a multiple of it, not a power
+    far = scale.decode(scale.encode(y.max()[None]) + 10)
+    assert far[0] < y.max() * (2 + 10 * scale.spread)
+
+
 def test_zeros_survive_the_logarithm(rng: np.random.Generator) -> None:
     y = np.where(rng.random(300) < 0.3, 0.0, rng.lognormal(2, 1, size=300))
     scale = OutcomeScale.learn(y, "continuous", log=True)

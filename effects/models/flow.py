@@ -146,7 +146,7 @@ def log_law(y: Array, scale: OutcomeScale, noise: Any) -> Array:
     middle = np.exp(scale.center) - scale.offset if scale.log else scale.center
     safe = np.where(inside, y, middle)
     values, log_slope = noise(scale.encode(safe))
-    log_slope = log_slope - np.log(scale.spread) - (np.log(safe + scale.offset) if scale.log else 0.0)
+    log_slope = log_slope + scale.log_slope(safe)
     found = np.where(inside, log_slope - 0.5 * values**2 - _HALF_LOG_2PI, -np.inf)
     if scale.lowest is None:
         return found

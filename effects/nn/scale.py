@@ -20,6 +20,9 @@ _SKEWED = 1.0
 class OutcomeScale:
     r"""An increasing map :math:`z = (g(y) - center) / spread` with :math:`g` the identity or :math:`\log(y + offset)`.
 
+    Beyond the largest outcome of the fit the logarithm goes on as its tangent: a network that extrapolates a little too
+    far on the logarithmic scale must not promise earnings of billions.
+
     Attributes
     ----------
     log : bool
@@ -30,6 +33,8 @@ class OutcomeScale:
         Draws nearer to `lowest` than this become `lowest`.
     whole : bool
         Decode to whole numbers (counts, which are spread over ``[y, y + 1)`` before encoding).
+    top : float or None
+        Largest ``y + offset`` of the fit, from where the logarithm is continued by its tangent.
     """
 
     log: bool = False
@@ -39,6 +44,7 @@ class OutcomeScale:
     lowest: float | None = None
     gap: float = 0.0
     whole: bool = False
+    top: float | None = None
 
     @classmethod
     def learn(cls, y: Array, kind: str, log: bool) -> OutcomeScale:
@@ -48,7 +54,8 @@ class OutcomeScale:
         if kind == "count":
             values = np.log(y + 1.0)
             # y + u with u in [0, 1) is encoded, so decoding floors: offset one keeps zero finite
-            return cls(True, 1.0, float(values.mean()), float(values.std()) or 1.0, 0.0, 0.0, True)
+            center, spread = float(values.mean()), float(values.std()) or 1.0
+            return cls(True, 1.0, center, spread, 0.0, 0.0, True, float(y.max()) + 2.0)
         lowest, gap = None, 0.0
         atom = float(y.min())
         above = y[y > atom]
@@ -58,18 +65,34 @@ class OutcomeScale:
         if log and y.min() <= 0:
             offset = float(np.quantile(y[y > 0], 0.05))
         values = np.log(y + offset) if log else y
-        return cls(log, offset, float(values.mean()), float(values.std()) or 1.0, lowest, gap)
+        top = float(y.max()) + offset if log else None
+        return cls(log, offset, float(values.mean()), float(values.std()) or 1.0, lowest, gap, top=top)
 
     def encode(self, y: Array) -> Array:
         """Outcomes to the modelling scale."""
-        values = np.log(y + self.offset) if self.log else y
+        values = y
+        if self.log:
+            values = np.log(self._within(y))
+            if self.top is not None:
+                values = values + np.maximum(y + self.offset - self.top, 0.0) / self.top
         return (values - self.center) / self.spread
+
+    def log_slope(self, y: Array) -> Array:
+        """Logarithm of the derivative of `encode`."""
+        slope = -np.log(self._within(y)) if self.log else np.zeros(len(y))
+        return slope - np.log(self.spread)
+
+    def _within(self, y: Array) -> Array:
+        """``y + offset``, at most `top`."""
+        return y + self.offset if self.top is None else np.minimum(y + self.offset, self.top)
 
     def decode(self, z: NDArray[Any]) -> NDArray[Any]:
         """Modelling scale to outcomes."""
         y = z * self.spread + self.center
         if self.log:
-            y = np.exp(np.minimum(y, 700.0 if y.dtype == np.float64 else 80.0)) - self.offset
+            last = (700.0 if y.dtype == np.float64 else 80.0) if self.top is None else float(np.log(self.top))
+            beyond = 0.0 if self.top is None else self.top * np.maximum(y - y.dtype.type(last), 0.0)
+            y = np.exp(np.minimum(y, last)) + beyond - self.offset
         if self.whole:
             # a whole number comes back from the logarithm up to rounding: just below it is still that number
             return np.floor(np.maximum(y * (1 + 1e-12) + 1e-12, 0.0))

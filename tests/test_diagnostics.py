@@ -442,6 +442,21 @@ def test_equal_predictions_are_tested_by_their_average() -> None:
     assert off.ask(benefit_calibration).passed is False
 
 
+def test_a_failure_says_what_is_wrong_with_the_differences_between_units() -> None:
+    s = study(1500, 10)
+    tau = (s.draws[..., 1] - s.draws[..., 0]).mean(axis=(0, 1))
+    rng = np.random.default_rng(5)
+    for wrong, said in (
+        (2 * (tau - tau.mean()) + tau.mean() - tau, "are exaggerated"),
+        (rng.permutation(3 * tau) - tau, "are not found in these data"),
+        (-0.7 * (tau - tau.mean()), "are too small"),
+        (np.full_like(tau, 0.5), "by their level above all"),
+    ):
+        half = wrong[:, None] * np.array([-0.5, 0.5])
+        check = replace(s, draws=s.draws + half).ask(benefit_calibration)
+        assert check.passed is False and said in check.text
+
+
 def test_few_rows_leave_the_slope_undecided() -> None:
     s = study(60, 2, confounded=0.3, tau=0.3, noise=5.0)
     check = s.ask(benefit_calibration)
@@ -681,6 +696,16 @@ def test_rate_of_true_effects_and_of_a_random_ranking() -> None:
     against = s.ask(rate, priority=-s.X[:, 0])
     assert against.passed is False
     assert check.table.index.name == "fraction" and check.table["toc"].iloc[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_where_less_is_better_the_effects_downward_are_ranked() -> None:
+    s = study(1500)
+    down = replace(s, y=-s.y, draws=-s.draws, mu=-s.mu)
+    upward, found = s.ask(rate), down.ask(rate, higher_is_better=False)
+    assert found.value == pytest.approx(upward.value, rel=1e-6) and found.passed is upward.passed is True
+    own = {"priority": s.X[:, 0]}  # larger is treated first, whatever is better
+    assert down.ask(rate, higher_is_better=False, **own).value == pytest.approx(s.ask(rate, **own).value, rel=1e-6)
+    assert down.ask(rate, **own).value == pytest.approx(-s.ask(rate, **own).value, rel=1e-6)
 
 
 @pytest.mark.slow

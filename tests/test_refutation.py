@@ -16,7 +16,7 @@ from scipy import stats
 from sklearn.base import BaseEstimator
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import StratifiedKFold
 from sklearn.tree import DecisionTreeRegressor
 
@@ -106,6 +106,7 @@ def test_an_estimate_is_cross_fitted_aipw_by_hand() -> None:
     base = study(200)
     w = np.random.default_rng(0).uniform(0.5, 2, 200)
     rows = Rows.read(base.est(), base.X, base.y, base.arm, (None, None), w, None, "ATE", "quick")
+    w /= w.mean()  # as the models are given them, whose penalties heed their scale
     X, score = base.X.astype(np.float32).astype(float), np.empty(200)
     E = base.est().schema_.encode(X).astype(float)
     for train, test in StratifiedKFold(2, shuffle=True, random_state=5).split(X, base.arm):
@@ -135,6 +136,17 @@ def test_estimands_and_rows_of_weight_zero(estimand: str) -> None:
 
 
 # ---- placebo treatment
+
+
+def test_the_scale_of_weights_does_not_matter_to_penalised_models() -> None:
+    base, w = study(200, n_arms=3), np.random.default_rng(0).uniform(0.5, 2, 200)
+    nuisance = Nuisance(Ridge(alpha=5.0), LogisticRegression(C=0.1))
+    few = {"n_repeats": 2, "treated": 2}
+    for function in (placebo_treatment, random_common_cause, subset_stability):
+        tables = [
+            replace(base, nuisance=nuisance).ask(function, sample_weight=scale * w, **few).table for scale in (1, 100)
+        ]
+        pd.testing.assert_frame_equal(*tables)
 
 
 def test_a_sound_procedure_finds_no_effect_of_a_placebo() -> None:

@@ -16,6 +16,7 @@ import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from effects.effect import Estimate
@@ -460,6 +461,48 @@ def test_benchmarks_find_the_confounder() -> None:
     np.testing.assert_allclose(table.loc["weak", ["lower", "upper", "ci_lower", "ci_upper"]], inside)
     assert "strong mattered most" in found.text
     pd.testing.assert_frame_equal(one.ask(n_benchmarks=1).benchmarks, table.iloc[:1])  # the screen; the same draws
+
+
+@pytest.mark.parametrize(
+    ("model", "seed"),
+    [
+        (HistGradientBoostingClassifier(max_iter=60), 2),
+        (RandomForestClassifier(60, min_samples_leaf=3, random_state=0), 3),
+    ],
+)
+def test_a_strong_confounder_is_strong_whatever_the_propensity_model(model: Any, seed: int) -> None:
+    """Overconfident models, with propensities of a thousandth and of zero: the debiased moment made 100% of it by the
+    first and 0% by the second."""
+    rng = np.random.default_rng(seed)
+    X = pd.DataFrame(rng.normal(size=(1000, 4)), columns=list("abcd"))
+    base = X["a"].to_numpy() + 0.5 * X["b"].to_numpy()
+    e = expit(base)
+    arm = (rng.random(1000) < e).astype(int)
+    mu = np.column_stack([base, base + 1])
+    one = Study(X, mu[np.arange(1000), arm] + rng.normal(size=1000), arm, mu, np.column_stack([1 - e, e]))
+    linear, rough = (
+        one.ask(nuisance=Nuisance(LinearRegression(), use, n_folds=2), benchmark=["a"]).benchmarks.loc["a"]
+        for use in (LogisticRegression(), model)
+    )
+    # the gain of 1 / (e (1 - e)), whose mean is 2 + 2 exp(variance of the logit / 2), by quadrature: 0.373
+    z, w = np.polynomial.hermite_e.hermegauss(80)
+    short = np.array([w @ expit(z + b) / w.sum() for b in 0.5 * z])
+    truth = (2 + 2 * np.exp(1.25 / 2)) / (w @ (1 / (short * (1 - short))) / w.sum()) - 1
+    assert truth == pytest.approx(0.373, abs=0.001)
+    assert linear["cf_d"] == pytest.approx(truth, abs=0.2)
+    assert 0.25 * truth < rough["cf_d"] < 1.5 * truth
+    assert np.isfinite(rough[["lower", "upper", "ci_lower", "ci_upper"]]).all()
+
+
+@pytest.mark.filterwarnings("ignore:Weak overlap")
+def test_benchmarks_in_three_arms_for_the_treated_and_with_weights_of_any_scale() -> None:
+    one = study(500, n_arms=3)
+    linear = Nuisance(LinearRegression(), LogisticRegression(), n_folds=2)
+    weight = np.random.default_rng(3).uniform(0.5, 2.0, size=500)
+    ask: dict[str, Any] = {"treated": 2, "estimand": "ATT", "benchmark": ["strong"], "nuisance": linear}
+    first, second = (one.ask(sample_weight=scale * weight, **ask).benchmarks for scale in (1, 2))
+    pd.testing.assert_frame_equal(first, second)
+    assert 0.1 < first.loc["strong", "cf_d"] <= 1
 
 
 def test_benchmarks_by_a_linear_nuisance_and_in_groups() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import effects
 from effects.cli import main
 from effects.effect import Estimate, Estimates
+from effects.report.study import trimming
 from effects.study import Findings, Plan, draft, run, store, suspects
 from effects.study import findings as steps
 from effects.study.table import Rows, match_label
@@ -92,12 +95,21 @@ def findings(folder: Path) -> Findings:
         ("hidden = 16", "hiden = 16", r"\[estimator.settings\] 'hiden' is no setting of TARNet; did you mean 'hidden'"),
         ('"usual care"', '"usual cre"', r"\[question\] control: column 'arm' has no arm 'usual cre'; did you mean"),
         ("higher_is_better = false", 'higher_is_better = "no"', r"higher_is_better must be true or false"),
-        ('id = "patient"', 'id = "sex"', r"\[table\] id: column 'sex' does not tell the units apart"),
+        ('id = "patient"', 'id = "stage"', r"column 'stage' does not tell the units apart .* \[table\] clusters"),
         ("[report]", "[report]\nlevel = 95", r"\[report\] level must lie between 0 and 1 .* got 95"),
         ("[report]", '[question.probabilities]\n"new drug" = 0.5\n[report]', r"probabilities add up to 0.5"),
         ('[estimator]\n', '[estimator]\nrandom_state = "x"\n', r"random_state must be a whole number, got 'x'"),
         ('["html", "md"]', '["pdf"]', r"formats: 'pdf' is not known"),
         ('file = "ward.csv"', 'file = "wrd.csv"', r"did you mean ward.csv"),
+        ("[subgroups]", '[checks]\nskip = ["balanc"]\n[subgroups]', r"\[checks\] skip: there is no check 'balanc'"),
+        ('id = "patient"', 'clusters = "arm"', r"'arm' is both \[question\] treatment and \[table\] clusters"),
+        ('id = "patient"', 'weights = "sex"', r"'sex', which stands under \[table\] weights: subgroups"),
+        ('id = "patient"', 'weights = "stage"', r"\[table\] weights: column 'stage' holds 'I+', which is no number"),
+        ('id = "patient"', 'weights = "severity"', r"\[table\] weights: column 'severity' holds -.* is negative"),
+        ('by = ["sex"]', 'by = ["days_alive"]', r"'days_alive', which stands under \[covariates\] exclude: subgroups"),
+        ('outcome = "died"', 'outcome = "stage"', r"outcome is column 'stage' \(y\), .*: y has 3 distinct values"),
+        ('["html", "md"]', "[]", r"\[report\] formats is empty"),
+        ("[report]", '[question.probabilities]\n"new drug" = 0.5\n"usual care" = 0.5\n[report]', 'set design = "tri'),
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_says_what_to_mend(
@@ -117,6 +129,34 @@ def test_missing_outcomes_are_an_error_where_they_must_not_be_dropped() -> None:
         Rows.of(plan, ward())
 
 
+def test_outcomes_that_cannot_be_meant_are_refused() -> None:
+    frame, plan = ward().dropna(subset="died"), Plan(table="ward.csv", treatment="arm", outcome="died")
+    with pytest.raises(ValueError, match=r"has two values, 1 and 2: say outcome_kind = "):
+        Rows.of(plan, frame.assign(died=np.where(frame["died"] == "yes", 2, 1)))
+    with pytest.raises(ValueError, match=r"column 'died' is always 'no'|y has 1 distinct value"):
+        Rows.of(plan, frame.assign(died="no"))
+    with pytest.raises(ValueError, match=r"column 'died' is always 3\.5"):
+        Rows.of(plan, frame.assign(died=3.5))
+    with pytest.raises(ValueError, match=r"no row is left: all that were there lack the treatment \(column 'arm'\)"):
+        Rows.of(plan, frame.assign(arm=np.nan))
+    with pytest.raises(ValueError, match=r"two columns named 'sex'"):
+        Rows.of(plan, frame.rename(columns={"stage": "sex"}))
+
+
+def test_what_the_table_says_against_the_plan_is_noted() -> None:
+    frame = ward().dropna(subset="died")
+    frame.loc[frame["arm"] == "new drug", "died"] = "no"
+    chances = {"new drug": 0.8, "usual care": 0.2}
+    plan = Plan(table="w.csv", treatment="arm", outcome="died", design="trial", probabilities=chances)
+    notes = " ".join(Rows.of(plan, frame).notes)
+    assert "the plan names no control ([question] control): arm 'usual care' was taken" in notes
+    assert "every outcome of arm 'new drug' is 'no'" in notes
+    assert "the arms' sizes do not fit [question] probabilities ('usual care' has" in notes
+    share = float((frame["arm"] == "new drug").mean())
+    fair = Plan(**{**vars(plan), "probabilities": {"new drug": share, "usual care": 1 - share}})
+    assert "do not fit" not in " ".join(Rows.of(fair, frame).notes)
+
+
 def test_labels_of_a_file_find_their_values() -> None:
     assert match_label("0", pd.Series([1.0, 0.0]), "x") == 0.0
     assert match_label(1, pd.Series([True, False]), "x") is True
@@ -126,7 +166,8 @@ def test_labels_of_a_file_find_their_values() -> None:
 def test_roles_keep_columns_out_of_the_covariates() -> None:
     plan = Plan(
         table="ward.csv", treatment="arm", outcome="died", id="patient", excluded={"days_alive": "after"},
-        negative_controls=("stage",), clusters="sex", probabilities={"new drug": 0.25, "usual care": 0.75},
+        negative_controls=("stage",), clusters="sex", design="trial",
+        probabilities={"new drug": 0.25, "usual care": 0.75},
     )  # fmt: skip
     rows = Rows.of(plan, ward().assign(empty=np.nan))
     assert list(rows.X.columns) == ["severity", "admitted"] and pd.api.types.is_datetime64_any_dtype(rows.X["admitted"])
@@ -156,6 +197,13 @@ def test_a_draft_is_a_plan_and_keeps_out_what_came_afterwards(tmp_path: Path) ->
     assert plan.higher_is_better is False and plan.words == {"funding": ""}
     with pytest.raises(ValueError, match="no column 'diet'; did you mean 'died'"):
         draft(frame, "ward.csv", outcome="diet")
+
+
+def test_a_draft_takes_a_repeated_id_for_clusters() -> None:
+    frame = ward().assign(patient=np.arange(N) // 3, uric_acid=np.arange(N) // 4)
+    text = draft(frame, "ward.csv", treatment="arm", outcome="died")
+    assert 'clusters = "patient"  #' in text and 'id = ""' in text
+    assert 'clusters = ""' in draft(frame.drop(columns="patient"), "ward.csv", treatment="arm", outcome="died")
 
 
 def test_columns_that_give_the_treatment_away_are_suspected() -> None:
@@ -211,7 +259,9 @@ def test_a_second_run_reads_what_the_first_has_kept(folder: Path, findings: Find
     assert [str(one) for one in again.checks] == [str(one) for one in findings.checks]
     assert again.baseline is not None and findings.baseline is not None
     pd.testing.assert_frame_equal(again.baseline, findings.baseline)
-    assert again.cautions == findings.cautions
+    assert again.cautions == findings.cautions and again.skipped == findings.skipped
+    assert again.seconds["fit"] == findings.seconds["fit"] and again.tree is not None and findings.tree is not None
+    assert list((folder / "kept").glob("steps-*/tree.json")) and again.tree.text == findings.tree.text
 
 
 def test_an_interruption_loses_only_the_step_at_hand(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -230,8 +280,70 @@ def test_what_the_plan_changes_is_computed_anew_and_what_it_does_not_is_kept(fol
     assert same.key() == plan.key() and same.key(fit_only=True) == plan.key(fit_only=True)
     level = Plan(**{**vars(plan), "level": 0.9})
     assert level.key() != plan.key() and level.key(fit_only=True) == plan.key(fit_only=True)
+    trial = Plan(**{**vars(plan), "design": "trial"})  # its shares are known propensities of the fit
+    assert trial.key(fit_only=True) != plan.key(fit_only=True)
     apart = Plan(**{**vars(plan), "negative_controls": ("stage",)})
     assert apart.key(fit_only=True) != plan.key(fit_only=True)
+
+
+def asking(monkeypatch: Any, kind: str = "binary", **asked: Any) -> tuple[steps._Run, dict[str, Any]]:
+    """A study without a fit, and the options with which its steps ask, by the name of what they ask."""
+    plan = Plan(**{"table": "ward.csv", "treatment": "arm", "outcome": "died", **asked})
+    study, options = steps._Run(plan, Rows.of(plan, ward()), None, None), {}
+
+    def ask(_: Any, function: Any, **given: Any) -> tuple[()]:
+        options[function.__name__] = given
+        return ()
+
+    monkeypatch.setattr(steps._Run, "ask", ask)
+    est: Any = SimpleNamespace(schema_=SimpleNamespace(outcome=SimpleNamespace(kind=kind)))
+    study.est = est
+    return study, options
+
+
+def test_level_clusters_and_estimand_reach_every_step(monkeypatch: Any) -> None:
+    study, asked = asking(
+        monkeypatch, clusters="severity", level=0.9, estimands=("ATT",), higher_is_better=False, subgroups=("sex",)
+    )
+    for step in (study.subgroups, study.tree, study.policy, study.curve, study.omitted, study.marginal):
+        step()
+    assert len(asked) == 6
+    for name, given in asked.items():
+        assert given["level"] == 0.9 and given["groups"] is study.rows.groups, name
+    study.checks()
+    study.baseline(True)
+    assert asked["run_checks"]["estimand"] == "ATT" and asked["baseline_table"]["estimand"] == "ATT"
+
+
+def test_the_difference_comes_first_whatever_the_scales(monkeypatch: Any) -> None:
+    study, _ = asking(monkeypatch, scales=("ratio",), outcome_unit="points")
+    monkeypatch.setattr(steps._Run, "unadjusted", lambda *_: None)
+    monkeypatch.setattr(steps._Run, "average", lambda *_, **given: given)
+    found: Any = study.averages()[2]
+    assert found[:3] == ({"scale": "difference"}, {"scale": "ratio"}, {"method": "tmle"})
+
+
+def test_quantiles_are_of_continuous_outcomes(monkeypatch: Any) -> None:
+    study, _ = asking(monkeypatch, kind="count")
+    assert study.step("quantiles", study.quantiles) is None and "count outcome" in study.skipped["quantiles"]
+
+
+def test_a_population_that_cannot_be_had_ends_the_study(monkeypatch: Any) -> None:
+    study, _ = asking(monkeypatch, trim="fixed")
+    monkeypatch.setattr(steps._Run, "fitted", lambda _: None)
+    monkeypatch.setattr(steps._Run, "trimming", lambda _: (_ for _ in ()).throw(ValueError("keeps no row of arm 'x'")))
+    with pytest.raises(ValueError, match=r'\[checks\] trim = "fixed": keeps no row of arm'):
+        study.findings()
+
+
+def test_where_trimming_loses_nobody_there_is_no_table_of_the_lost() -> None:
+    kept: Any = SimpleNamespace(f=SimpleNamespace(trimming=SimpleNamespace(text="nobody", keep=np.ones(3, dtype=bool))))
+    assert [block.form for block in trimming(kept)] == ["heading", "prose"]
+
+
+def test_weak_overlap_is_told_once() -> None:
+    said = ["Weak overlap: 4 rows", "other", "Weak overlap: 3 rows"]
+    assert steps._each_once(dict.fromkeys(said)) == ("Weak overlap: 4 rows", "other")
 
 
 def test_a_damaged_file_is_computed_again(tmp_path: Path) -> None:
@@ -269,13 +381,26 @@ def test_a_file_of_results_makes_nothing_but_results() -> None:
 def test_the_shell_writes_a_page_and_tables(folder: Path, findings: Findings, capsys: Any) -> None:
     assert main(["study", str(folder / "STUDY.toml"), "--out", str(folder / "kept")]) == 0
     said = capsys.readouterr()
-    assert "ATE" in said.out and "html:" in said.err
+    assert "ATE" in said.out and "html:" in said.err and "[17/17] page" in said.err
+    assert "note: column admitted was read as dates" in said.err
     page = (folder / "kept" / "report.html").read_text()
     assert "A &lt;b&gt;bold&lt;/b&gt; study" in page and "none &amp; nobody" in page
     assert (folder / "kept" / "report.md").is_file() and not (folder / "kept" / "report.tex").exists()
     averages = pd.read_csv(folder / "kept" / "averages.csv")
     assert averages["coef"].iloc[0] == pytest.approx(findings.averages[0].value)
+    assert list(averages["measure"][:2]) == ["risk difference", "risk ratio"]
     assert len(pd.read_csv(folder / "kept" / "checks.csv")) == len(findings.checks)
+
+
+def test_the_shell_says_before_any_work_where_it_cannot_write(
+    folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    (tmp_path / "file").write_text("x")
+    call = ["study", str(folder / "STUDY.toml"), "--out"]
+    assert main([*call, str(tmp_path / "file")]) == 2 and "is a file: name a folder" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+    assert main([*call, str(tmp_path / "new")]) == 2 and "cannot be written to" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_shell_drafts_a_plan_and_never_over_another(tmp_path: Path, capsys: Any) -> None:

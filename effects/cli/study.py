@@ -76,24 +76,42 @@ def _run(path: Path, out: Path | None, fresh: bool, quiet: bool) -> None:
     from effects.report import Report
     from effects.report.target import KEYS
     from effects.study import Plan, run
+    from effects.study.findings import N_STEPS
 
     plan = Plan.read(path)
     for key in plan.words:
         if key not in KEYS:
             raise InputError(f"[words] has no key {key!r}{near(key, KEYS)}")
     folder = path.with_name(f"{path.stem}_files") if out is None else out
+    _check_folder(folder)
     if fresh:
         _forget(folder)
-    start = time.perf_counter()
+    start, pages = time.perf_counter(), []
     with _bar(quiet) as progress:
         findings = run(plan, folder=folder, progress=progress)
+        if progress is not None:
+            progress("page", N_STEPS, N_STEPS)
+        report = Report.from_study(findings)
+        for suffix in dict.fromkeys(plan.formats):
+            stop_if_asked()
+            pages.append(f"{suffix}: {report.save(folder / f'report.{suffix}')}")
+        _write_tables(findings, folder)
     stop_if_asked()
-    report = Report.from_study(findings)
     typer.echo(report.text(), nl=False)
-    for suffix in plan.formats:
-        say(quiet, f"{suffix}: {report.save(folder / f'report.{suffix}')}")
-    _write_tables(findings, folder)
+    for caution in findings.cautions:
+        say(quiet, f"note: {' '.join(caution.split())}")
+    for page in pages:
+        say(quiet, page)
     say(quiet, f"done in {time.perf_counter() - start:.0f} s; the tables and what was computed are in {folder}")
+
+
+def _check_folder(folder: Path) -> None:
+    """Before any work: the folder is one, or can be made, and can be written to."""
+    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise InputError(f"--out: {str(there)!r} is a file: name a folder")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"--out: the folder {str(there)!r} cannot be written to: name another with --out")
 
 
 def _forget(folder: Path) -> None:
@@ -102,7 +120,7 @@ def _forget(folder: Path) -> None:
 
     for old in folder.glob("steps-*") if folder.is_dir() else ():
         shutil.rmtree(old)
-    for old in folder.glob("fit-*.effects") if folder.is_dir() else ():
+    for old in folder.glob("fit-*") if folder.is_dir() else ():
         old.unlink()
 
 
@@ -111,9 +129,12 @@ def _write_tables(findings: Findings, folder: Path) -> None:
     import pandas as pd
 
     from effects.files import write_whole
+    from effects.report.study import measure
 
     averages = pd.concat([one.to_frame() for one in findings.averages]).rename_axis("estimand")
-    averages.insert(0, "method", [one.method for one in findings.averages])
+    binary = findings.est.schema_.outcome.kind == "binary"
+    averages.insert(0, "measure", [measure(one, binary) for one in findings.averages])
+    averages.insert(1, "method", [one.method for one in findings.averages])
     write_whole(folder / "averages.csv", averages.to_csv())
     records = [(one.name, one.passed, one.value, one.threshold, one.text) for one in findings.checks]
     checks = pd.DataFrame(records, columns=["check", "passed", "value", "threshold", "finding"])
@@ -132,7 +153,7 @@ def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
         def line(step: str, position: int, n_steps: int) -> None:
             stop_if_asked()
             if not said or said[-1] != step:
-                typer.echo(f"[{position + 1}/{n_steps}] {step}", err=True)
+                typer.echo(f"[{position + 1}/{n_steps + 1}] {step}", err=True)  # the page comes last
             said.append(step)
 
         yield line
@@ -151,6 +172,6 @@ def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
 
         def move(step: str, position: int, n_steps: int) -> None:
             stop_if_asked()
-            bar.update(task, description=step, completed=position, total=n_steps)
+            bar.update(task, description=step, completed=position, total=n_steps + 1)
 
         yield move

@@ -69,9 +69,16 @@ def benefit_calibration(
 
     Notes
     -----
+    A failure is one of the individual predictions, not of the average effect, whose estimate does not rest on them.
+    Where units do not differ in their effect, any predictions that differ are exaggerated, and the check is meant to
+    say so: with means by least squares on 5 covariates in a simulated trial of 300, it failed in 72% of the samples
+    without effect modification, and in 10% with an effect that varied by half the outcome's residual sd; with the true
+    effects as predictions in 4% (level 0.95).
+
     The scores' nuisances are these same held-out means, so the slope is as good as the propensities are: where both
     are wrong it leans towards 1. Held-out predictions of different folds come from different models; they are treated
-    as one prediction rule.
+    as one prediction rule. A fold's predictions were learnt from the other folds, whose chance deviations are the
+    opposite of its own: where predictions are mostly noise, the slope leans below 0, not to it.
 
     References
     ----------
@@ -101,7 +108,7 @@ def benefit_calibration(
     unit = seen.outcomes.unit
     estimates = [Estimate(*line[0], method=method, estimand="calibration intercept", unit=unit, **common)]
     passed: bool | None = p_value >= size
-    word = "in keeping with calibrated effects" if passed else "the effects are not calibrated"
+    word = "in keeping with calibrated effects" if passed else "the predicted effects are not calibrated"
     text = f"{word} ({p_text(p_value)})."
     text = text[0].upper() + text[1:] if len(line) == 1 else text
     if len(line) == 2:
@@ -111,8 +118,17 @@ def benefit_calibration(
         if passed and lower <= 0 <= upper:
             passed = None
             text = f"{text[:-1]}, and with predictions that say nothing of who benefits more."
+        elif not passed:
+            text = f"{text[:-1]}{_misfit(lower, upper)}."
     table, text = table.set_index("group"), text + seen.caution(t, c)
     return Check("benefit calibration", passed, p_value, size, table, text, tuple(estimates))
+
+
+def _misfit(lower: float, upper: float) -> str:
+    """What a failure says of the differences between units, by the slope's interval."""
+    if upper < 1:
+        return f", and their differences between units are {'exaggerated' if lower > 0 else 'not found in these data'}"
+    return ", and their differences between units are too small" if lower > 1 else ", by their level above all"
 
 
 def _calibration_line(

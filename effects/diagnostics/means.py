@@ -56,7 +56,7 @@ def check_outcome_model(
     Check
         ``value``: the smallest p-value, times the number of arms; ``threshold``: 1 - level. ``table``: per arm ``n,
         n_effective, predicted, observed`` (weighted means), ``intercept, intercept_se, slope, slope_se, p_value``
-        (standard errors robust to unequal variances, HC1 by statsmodels for numbers) and ``skill``, the share by which
+        (standard errors robust to unequal variances, HC3 by statsmodels for numbers) and ``skill``, the share by which
         the squared error is smaller than that of the arm's mean. Where all predictions of an arm are equal there is no
         slope, and the difference alone is tested.
 
@@ -67,6 +67,9 @@ def check_outcome_model(
 
     Notes
     -----
+    The level is that of large samples. In simulations with the true means, false alarms at level 0.95 were 9% (200
+    rows) and 6% (1,000) for numbers, 8 to 10% for binary outcomes; 4 to 7% with ``weighted=False``.
+
     Propensities are taken as known. Predictions of different folds come from different models; they are treated as one
     rule.
 
@@ -126,7 +129,10 @@ def _line(
         return (0.0, 1.0), (0.0, 0.0), 1.0
     flat = float(np.ptp(m)) <= 1e-9 * max(1.0, float(np.abs(m).max()))
     design = np.ones((len(m), 1)) if flat else np.column_stack([np.ones(len(m)), m])
-    fit = sm.WLS(y - m if flat else y, design, weights=w).fit(cov_type="HC1")
+    model = sm.WLS(y - m if flat else y, design, weights=w)
+    leverage = (np.linalg.qr(model.wexog)[0] ** 2).sum(axis=1)
+    # HC3: by HC1, heavy weights make false alarms twice as frequent as they should be; a row alone has no residual
+    fit = model.fit(cov_type="HC3" if leverage.max() < 1 - 1e-8 else "HC1")
     if not (np.diag(fit.cov_params()) > 0).all():  # wrong in the same way in every row
         return (float(fit.params[0]), float("nan") if flat else float(fit.params[1])), (0.0, 0.0), 0.0
     ideal = np.array([0.0]) if flat else np.array([0.0, 1.0])

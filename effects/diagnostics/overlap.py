@@ -258,6 +258,11 @@ def trim(
     Limits count themselves as inside. With sample weights the quantiles and means are weighted. Rows of weight zero are
     kept or not by the same limits, and not counted.
 
+    The rules are symmetric in the arms, for the ATE. An ATT weights controls by e / (1 - e), and suffers only where the
+    propensity of the treated arm is close to one: there is no need to lose the rows below the lower limit for its sake
+    (most are controls that hardly count), and those above the upper one are treated units of whom it then says nothing.
+    Trim for it by ``trimming.propensity`` and the upper limit alone; for an ATC by the lower limit alone.
+
     References
     ----------
     Crump, Hotz, Imbens & Mitnik (2009), Dealing with limited overlap in estimation of average treatment effects,

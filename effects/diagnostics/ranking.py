@@ -30,6 +30,7 @@ def rate(
     treated: Hashable = None,
     control: Hashable = None,
     priority: ArrayLike | None = None,
+    higher_is_better: bool = True,
     level: float = 0.95,
     n_points: int = 20,
     n_bootstrap: int = 500,
@@ -44,7 +45,8 @@ def rate(
 
     (Yadlowsky et al., eqs. 2.2-2.5). All are zero where S says nothing of the effect. AUTOC is sensitive to a few units
     with large effects at the top, Qini to effects that vary all over the population; twice Qini is the covariance of
-    rank and effect that a C-for-benefit only hints at. If a larger outcome is worse, hand in ``priority=-cate``.
+    rank and effect that a C-for-benefit only hints at. If a larger outcome is worse, the effects that count are those
+    downward: with ``higher_is_better=False`` predictions and scores change sign.
 
     Parameters
     ----------
@@ -52,6 +54,8 @@ def rate(
         As in `benefit_calibration`.
     priority : array_like, shape (n_samples,), optional
         A ranking of your own, larger is treated first, such as a risk score; it must not rest on these outcomes.
+    higher_is_better : bool, default True
+        Whether a larger outcome is the better one.
     level : float, default 0.95
     n_points : int, default 20
         Points of the TOC curve.
@@ -92,7 +96,8 @@ def rate(
         raise ValueError(f"n_points must be positive and n_bootstrap 2 or more, got {n_points} and {n_bootstrap}.")
     seen = gather(est, X, y, treatment, sample_weight, propensity)
     t, c = contrast(seen.arms, treated, control)
-    cate, score = seen.cate(t, c), seen.scores(t, c)
+    sign = 1.0 if higher_is_better else -1.0
+    cate, score = sign * seen.cate(t, c), sign * seen.scores(t, c)
     if priority is not None:
         cate = check_array("priority", priority, shape=(len(X),))[seen.rows]
     curve = targeting_curve(cate, score, seen.weight, n_points, n_bootstrap, random_state)

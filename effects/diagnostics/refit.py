@@ -190,7 +190,9 @@ class Rows:
         n_folds = min(2 if quick else nuisance.n_folds, int(np.bincount(self.a, minlength=n_arms).min()))
         if n_folds < 2:
             raise ValueError("cross-fitting needs at least two rows in every arm.")
-        E, w = self.E.astype(np.float64), None if np.ptp(self.weight) == 0 else self.weight
+        E = self.E.astype(np.float64)
+        # to a mean of one: a penalised model would take heavier weights for more rows
+        w = None if np.ptp(self.weight) == 0 else self.weight / self.weight.mean()
         mu, e = np.empty((len(E), n_arms)), self.known
         found = np.empty_like(mu)
         for train, test in StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(E, self.a):

@@ -207,12 +207,12 @@ def run_checks(
     }
     for name, outcome in _placebos(negative_controls, baseline_outcome):
         jobs[f"{PLACEBO}: {name}"] = partial(_placebo, once, X, y, outcome, **known, **again, level=level, name=name)
-    left_out = _left_out(skip, list(jobs))
+    apart = left_out(skip, list(jobs))
     if est.schema_.outcome.kind == "binary":  # its risks are judged by their calibration
-        left_out.add("coverage by group")
+        apart.add("coverage by group")
     found = []
     for name, job in jobs.items():
-        if name not in left_out:
+        if name not in apart:
             if progress is not None:
                 progress(name)
             found.append(_done(name, job))
@@ -255,8 +255,15 @@ def _placebos(negative_controls: Any, baseline_outcome: Any) -> list[tuple[str, 
     return found if baseline_outcome is None else [*found, (BASELINE, baseline_outcome)]
 
 
-def _left_out(skip: Iterable[str], names: list[str]) -> set[str]:
-    """Checks to leave out; ``"placebo outcome"`` stands for all of them."""
+def left_out(skip: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Which of the checks of these names to leave out; ``"placebo outcome"`` stands for all of them.
+
+    Raises
+    ------
+    ValueError
+        If a name to skip is unknown.
+    """
+    names = list(names)
     asked = [skip] if isinstance(skip, str) else list(skip)
     found: set[str] = set()
     for one in asked:

@@ -142,7 +142,11 @@ def policy_value(
     -----
     With held-out predictions the policy differs a little from fold to fold: what is estimated is the average of their
     values, in models trained on all folds but one (van der Laan & Luedtke 2015). `effects.metrics.policy_value` is the
-    same average for arrays.
+    same average for arrays. Where hardly any unit's effect differs from its cost, folds decide by each other's noise,
+    and the gain's interval is too short, mostly on the cautious side: in simulated trials (300 and 1,000 rows) without
+    any effect 95% intervals held the gain of zero in 90% of the samples, and lay above it in 3 to 5% (nominally 2.5%);
+    with the same effect in everyone they held the policy's gain over treating all, a loss, in 88 to 93%, and claimed a
+    gain in 0.3% at most.
 
     References
     ----------

@@ -294,6 +294,8 @@ def baseline(t: Told) -> Section:
         return t.section("baseline", Prose(t.why("baseline", "baseline_table")))
     after = None if f.baseline_weighted is None else printed(f.baseline_weighted)
     weighted = say["table1_weighted"] + (", after trimming" if f.trimming is not None else "")
+    if t.f.plan.estimands[0] != "ATE":
+        weighted += f", for the {t.f.plan.estimands[0]}"
     total = [name for name in ("Overall", "Target population") if len(t.arms) == 2]  # two arms add up to it by eye
     before = before.drop(columns=total, errors="ignore")
     after = None if after is None else after.drop(columns=total, errors="ignore")
@@ -451,6 +453,8 @@ def trimming(t: Told) -> Iterator[Block]:
         yield Prose(t.why("trimming", "trim"))
         return
     yield Prose(found.text)
+    if np.all(found.keep):  # a table of nobody
+        return
     alt = f"Propensities with the limits of trimming. {found.text}"
     yield Picture("trimming", alt, words("study")["trimming"], partial(draw, "plot_trimming", found))
     table = plain_table("trimming", "Who is lost: means of those kept and of those trimmed", found.table)

@@ -29,6 +29,7 @@ ESTIMANDS = ("ATE", "ATT", "ATC")
 _LIGHT = {"max_iter": 100, "learning_rate": 0.05, "max_leaf_nodes": 6, "max_features": 0.5, "max_bins": 32}
 _LIGHT_FOLDS = 3
 _RIDGE = 1e-3
+_LOWEST = 1e-3  # held-out propensities below it, zeros of a forest among them, do not say by how much
 
 
 class Bounds(NamedTuple):
@@ -231,8 +232,13 @@ def omitted_variable_bias(
     of the two that are compared count.
 
     Benchmarks compare two fits of the same kind on the same folds: :math:`cf_y = (\sigma^2_s - \sigma^2) / \sigma^2`
-    and :math:`cf_d = (\nu^2 - \nu^2_s) / \nu^2_s` with s for the fit that lacks the covariate; ``rho`` is the
-    correlation that its removal showed, ``delta`` how far it moved the estimate. The bounds beside them take rho = 1.
+    and :math:`cf_d = (\nu^2 - \nu^2_s) / \nu^2_s` with s for the fit that lacks the covariate. Here :math:`\nu^2` is
+    what the held-out propensities say, for the ATE :math:`E[1 / e_t + 1 / e_c]`, after a logistic regression of the
+    arms on their logits has calibrated them: the debiased form hangs on the few rows that got an arm they had hardly
+    any chance of, of which there are the more, the stronger the confounder and the rougher the model. ``rho`` is the
+    correlation that the covariate's removal showed, ``delta`` how far it moved the estimate. The bounds beside them
+    take rho = 1. Models that learn the propensity slowly understate cf_d: boosted trees found half to all of it in
+    simulations of 1,000 rows.
     They are themselves estimates: of a covariate that hardly matters, noise. Removing one of several covariates that
     say the same shows little: name them as a group.
 
@@ -407,7 +413,11 @@ class _Refit:
         mu[used], e[used] = fit(E[used], sample.y[used], sample.arm[used], given)
         if np.ptp(sample.propensity[used], axis=0).max() < 1e-9:  # a trial's, which no covariate explains
             e = sample.propensity
-        return _moments(replace(sample, mu=mu, propensity=e, outcomes=None), self.estimand, self.t, self.c)[0]
+        else:
+            e[used] = _recalibrated(e[used], sample.arm[used], given)
+        refitted = replace(sample, mu=mu, propensity=e, outcomes=None)
+        theta, sigma2, _ = _moments(refitted, self.estimand, self.t, self.c)[0]
+        return theta, sigma2, _second_moment(refitted, self.estimand, self.t, self.c)
 
     def _full(
         self, E: FloatArray, y: FloatArray, a: NDArray[np.int64], weight: FloatArray | None
@@ -447,6 +457,21 @@ class _Refit:
         by = (float(share[np.argmin(loss), 0]) for loss in (miss, surprise))
         first, second = (part * pair[0] + (1 - part) * pair[1] for part, pair in zip(by, (mu, e), strict=True))
         return first, second
+
+
+def _recalibrated(e: FloatArray, a: NDArray[np.int64], weight: FloatArray | None) -> FloatArray:
+    """Held-out propensities moved by a logistic regression of the arms on their logits."""
+    logs = np.log(np.maximum(e, _LOWEST))
+    logits = logs[:, 1:] - logs[:, :1]
+    return LogisticRegression(C=100.0, max_iter=1000).fit(logits, a, weight).predict_proba(logits)
+
+
+def _second_moment(sample: Sample, estimand: str, t: int, c: int) -> float:
+    r"""nu2 as the propensities have it, :math:`E[h^2 (1 / e_t + 1 / e_c)] / E[h]^2`: right if they are."""
+    h = {"ATE": np.ones(len(sample.arm)), "ATT": sample.propensity[:, t], "ATC": sample.propensity[:, c]}[estimand]
+    square = h * _representer_sum(sample, estimand, t, c, sample.used & (h > 0))
+    weight = sample.weight / sample.weight.sum()
+    return float(weight @ square) / float(weight @ h) ** 2
 
 
 def _linear(X: FloatArray, y: NDArray[Any], weight: FloatArray | None, kind: str, new: FloatArray) -> FloatArray:

@@ -14,7 +14,9 @@ from effects.study.suspects import suspects
 from effects.study.table import as_dates
 
 _ID: Final = re.compile(
-    r"(^|_)(id|ident|identifier|patient|subject|person|case|record|key|seqn|ptid)(_?(no|nr|num|number|id))?$|id$", re.I
+    r"(^|_)(?P<whole>id|ident|identifier|patient|subject|person|case|record|key|seqn|ptid)(_?(no|nr|num|number|id))?$"
+    r"|id$",
+    re.I,
 )
 _TREATMENT: Final = re.compile(r"(treat|trt|intervention|assign)\w*|arms?|expos(ure|ed)|group", re.I)
 _OUTCOME: Final = re.compile(r"outcome|y|response|endpoint|death|died|dth\d*|mortality|event", re.I)
@@ -29,7 +31,7 @@ title = {title}
 file = {file}  # as seen from this file; csv, parquet, Stata, SPSS ...
 id = {id}  # column that names the units; "" for the row number
 weights = ""  # column of sampling weights
-clusters = ""  # column of wards, villages, pairs: whose rows are not independent
+clusters = {clusters}  # column of wards, villages, pairs: whose rows are not independent{clusters_help}
 
 [question]
 text = ""  # the causal question in a sentence
@@ -127,9 +129,10 @@ def draft(
     treatment = treatment or _guess(frame, _TREATMENT, 20, {outcome})
     outcome = outcome or _guess(frame, _OUTCOME, None, {treatment})
     numbered, names = _units(frame, {treatment, outcome})
+    repeated = _repeated(frame, {treatment, outcome, names, *numbered})
     lines = [f"{_key(column)} = {_text('numbers the rows')}" for column in numbered]
     if treatment and outcome:
-        lines += _suspected(frame, treatment, outcome, {*numbered, names})
+        lines += _suspected(frame, treatment, outcome, {*numbered, names, repeated})
     by = [column for column in frame.columns if _SUBGROUP.fullmatch(column) and column not in {treatment, outcome}]
     arms = "" if treatment is None else f"; there are: {', '.join(map(repr, _values(frame[treatment])))}"
     better = "false" if outcome and _WORSE.search(outcome) else '""'
@@ -139,6 +142,8 @@ def draft(
         title=_text(""),
         file=_text(file),
         id=_text(names or ""),
+        clusters=_text(repeated or ""),
+        clusters_help="" if repeated is None else "; guessed from its name and its repeated values",
         treatment=_text(treatment or ""),
         treatment_help=_help(treatment, said["treatment"], two),
         control=_text("" if control is None else str(control)),
@@ -187,6 +192,18 @@ def _units(frame: pd.DataFrame, taken: Iterable[str | None]) -> tuple[list[str],
         elif _ID.search(column) or step is None:
             numbered.append(column)
     return numbered, names
+
+
+def _repeated(frame: pd.DataFrame, taken: Iterable[str | None]) -> str | None:
+    """A column that names units as an id does, but each of them in several rows: no covariate."""
+    for column in frame.columns:
+        values = frame[column]
+        if column in taken or pd.api.types.is_float_dtype(values):
+            continue
+        found = _ID.search(column)
+        if found is not None and found["whole"] and len(values) / 2 >= values.nunique() > 20:
+            return column
+    return None
 
 
 def _suspected(frame: pd.DataFrame, treatment: str, outcome: str, taken: Iterable[str | None]) -> list[str]:

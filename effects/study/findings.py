@@ -7,7 +7,7 @@ import platform
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module, metadata
@@ -52,6 +52,7 @@ _SCALES: Final = {
     "count": ("difference", "ratio"),
     "continuous": ("difference",),
 }
+N_STEPS: Final = 16
 _LIBRARIES: Final = ("numpy", "scipy", "pandas", "scikit-learn", "torch", "statsmodels", "econml")
 
 
@@ -175,11 +176,10 @@ def run(
 class _Run:
     """The steps of one study, and what they share."""
 
-    n_steps: Final = 17
-
     def __init__(self, plan: Plan, rows: Rows, folder: Path | None, progress: Progress | None) -> None:
         self.plan, self.rows, self.progress = plan, rows, progress
         self.make = estimator_of(plan)
+        _check_skip(plan)
         self.skipped: dict[str, str] = {}
         self.seconds: dict[str, float] = {}
         self.cautions: dict[str, None] = dict.fromkeys(rows.notes)
@@ -196,7 +196,7 @@ class _Run:
     def step(self, name: str, compute: Callable[[], Any]) -> Any:
         """A step's result: read, or computed and kept; None, with the reason in `skipped`, if it fails."""
         if self.progress is not None:
-            self.progress(name, self.done, self.n_steps)
+            self.progress(name, self.done, N_STEPS)
         self.done += 1
         path = None if self.folder is None else self.folder / f"{name.replace(' ', '_')}.json"
         if path is not None and path.is_file():
@@ -252,12 +252,17 @@ class _Run:
         all_rows = self.rows
         baseline = self.step("baseline", lambda: self.baseline(False))
         trimming = self.step("trimming", self.trimming)
+        if trimming is None and plan.trim != "none":  # another population than the one that was asked for
+            raise ValueError(f'[checks] trim = "{plan.trim}": {self.skipped["trimming"].removeprefix("it failed: ")}')
         if trimming is not None:
             self.rows = all_rows.take(np.asarray(trimming.keep), f"left out: no overlap ({plan.trim})")
         averages = self.step("averages", self.averages)
         if averages is None:
             raise ValueError(f"the average effect could not be estimated: {self.skipped['averages']}")
-        naive, means, each = averages
+        naive, means, each, refused = averages
+        self.skipped |= refused
+        if plan.outcome_unit and self.est.schema_.outcome.kind == "continuous":
+            each = tuple(replace(one, unit=plan.outcome_unit) if one.link == "identity" else one for one in each)
         weighted = self.step("weighted baseline", lambda: self.baseline(True))
         quantiles = self.step("quantiles", self.quantiles)
         checks = self.step("checks", self.checks) or ()
@@ -273,7 +278,7 @@ class _Run:
         return Findings(
             plan, self.rows.source, self.rows.flow, _columns(schema, all_rows.X), self.rows.X, self.rows.y,
             self.rows.treatment, self.est, type(self.est).__name__, naive, means, each, quantiles, baseline, weighted,
-            (self.suspected(all_rows), *checks), trimming, **found, cautions=tuple(self.cautions),
+            (self.suspected(all_rows), *checks), trimming, **found, cautions=_each_once(self.cautions),
             skipped=self.skipped, seconds=self.seconds, versions=_versions(), command=plan.command,
         )  # fmt: skip
 
@@ -282,14 +287,20 @@ class _Run:
         from effects import load
 
         if self.progress is not None:
-            self.progress("fit", self.done, self.n_steps)
+            self.progress("fit", self.done, N_STEPS)
         self.done += 1
         path = None if self.folder is None else self.folder.parent / f"fit-{self.fit_key}.effects"
         if path is not None and path.is_file():
             try:
-                return load(path)
+                est: EffectEstimator = load(path)
             except ValueError:  # of another version, or damaged
                 path.unlink()
+            else:
+                kept = _read(said) if (said := path.with_suffix(".json")).is_file() else None
+                if kept is not None:
+                    _, cautions, self.seconds["fit"] = kept
+                    self.cautions |= dict.fromkeys(cautions)
+                return est
         rows, start = self.rows, time.perf_counter()
         options = {} if rows.propensity is None else {"propensity": rows.propensity}
         with warnings.catch_warnings(record=True) as caught:
@@ -297,9 +308,11 @@ class _Run:
             est = self.make(rows.arms[0]).fit(
                 rows.X, rows.y, treatment=rows.treatment, sample_weight=rows.weight, **options
             )
-        self.cautions |= dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning))
+        heard = tuple(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
+        self.cautions |= dict.fromkeys(heard)
         self.seconds["fit"] = time.perf_counter() - start
         if path is not None:
+            store.write(path.with_suffix(".json"), (None, heard, self.seconds["fit"]))
             with suppress(TypeError):  # holds another library's objects: it is fitted again next time
                 est.save(path, held_out=True)
         return est
@@ -307,7 +320,11 @@ class _Run:
     def baseline(self, weighted: bool) -> pd.DataFrame:
         from effects.diagnostics import baseline_table
 
-        return self.ask(baseline_table, arms=False, weighted=weighted)
+        if not weighted:
+            return self.ask(baseline_table, arms=False)
+        name = self.plan.estimands[0]
+        one = name in ("ATT", "ATC")  # whose population is that of one pair of arms
+        return self.ask(baseline_table, arms=one, weighted=True, estimand=name)
 
     def trimming(self) -> Trimming:
         from effects.diagnostics import trim
@@ -316,29 +333,32 @@ class _Run:
             raise _NotAsked('no rule was asked for ([checks] trim = "none")')
         return self.ask(trim, rule=self.plan.trim)
 
-    def averages(self) -> tuple[dict[Hashable, Estimate], dict[Hashable, Estimate], tuple[Estimate, ...]]:
-        """Unadjusted differences, adjusted means, and every estimand on every scale; the study's own first."""
+    def averages(
+        self,
+    ) -> tuple[dict[Hashable, Estimate], dict[Hashable, Estimate], tuple[Estimate, ...], dict[str, str]]:
+        """Unadjusted differences, adjusted means, every estimand on every scale (the study's own first), and which
+        scales there are no estimates on, with the reason."""
         rows, plan, level = self.rows, self.plan, self.plan.level
         kind = self.est.schema_.outcome.kind
         naive = {arm: self.unadjusted(arm) for arm in rows.arms[1:]}
         means = self.ask(outcome_means, arms=False, level=level, **self.clusters)
         found: list[Estimate] = []
+        refused: dict[str, str] = {}
+        # the difference first, whatever else is asked for: the page, subgroups and sensitivity are about it
+        scales = dict.fromkeys(("difference", *(plan.scales or _SCALES[kind])))
         arms = [self.treated, *(arm for arm in rows.arms[1:] if arm != self.treated)]
         for k, name in enumerate(plan.estimands):
             for arm in arms:
-                for scale in (plan.scales or _SCALES[kind]) if k == 0 else ("difference",):
+                for scale in scales if k == 0 else ("difference",):
                     try:
                         found.append(self.average(name, arm, scale=scale))
                     except ValueError as error:
                         if scale == "difference":
                             raise
-                        self.skipped[f"{name}, {scale}"] = str(error)
+                        refused[f"{name}, {scale}"] = str(error)
                 if k == 0:
                     found.append(self.average(name, arm, method="tmle"))
-        unit = plan.outcome_unit
-        if unit and kind == "continuous":
-            found = [replace(one, unit=unit) if one.link == "identity" else one for one in found]
-        return naive, means, tuple(found)
+        return naive, means, tuple(found), refused
 
     def average(self, name: str, arm: Hashable, **options: Any) -> Estimate:
         estimate: Estimate = self.ask(_ASK[name], treated=arm, level=self.plan.level, **self.clusters, **options)
@@ -361,8 +381,9 @@ class _Run:
         return replace(found, estimand="naive difference", method="difference of means, unadjusted")
 
     def quantiles(self) -> Estimates:
-        if self.est.schema_.outcome.kind == "binary":
-            raise _NotAsked("a binary outcome has no quantiles worth a table")
+        kind = self.est.schema_.outcome.kind
+        if kind != "continuous":
+            raise _NotAsked(f"a {kind} outcome has no quantiles worth a table")
         return self.ask(estimate_qte, q=(0.1, 0.25, 0.5, 0.75, 0.9), level=self.plan.level, **self.clusters)
 
     def checks(self) -> tuple[Check, ...]:
@@ -370,10 +391,10 @@ class _Run:
 
         plan, rows = self.plan, self.rows
         controls = None if rows.controls.shape[1] == 0 else rows.controls
-        options: dict[str, Any] = {"skip": plan.skip, "random_state": plan.random_state}
+        options: dict[str, Any] = {"estimand": plan.estimands[0], "skip": plan.skip, "random_state": plan.random_state}
         if self.progress is not None:
             done, progress = self.done - 1, self.progress
-            options["progress"] = lambda name: progress(f"checks: {name}", done, self.n_steps)
+            options["progress"] = lambda name: progress(f"checks: {name}", done, N_STEPS)
         found = self.ask(run_checks, negative_controls=controls, baseline_outcome=rows.baseline, **options)
         return tuple(found)
 
@@ -402,12 +423,16 @@ class _Run:
     def tree(self) -> SubgroupTree:
         from effects.heterogeneity import subgroup_tree
 
-        return self.ask(subgroup_tree, level=self.plan.level, random_state=self.plan.random_state)
+        return self.ask(
+            subgroup_tree, level=self.plan.level, random_state=self.plan.random_state, **self.clusters
+        )  # fmt: skip
 
     def importance(self) -> Importance:
         from effects.heterogeneity import modifier_importance
 
-        return modifier_importance(self.est, self.rows.X, treated=self.treated, random_state=self.plan.random_state)
+        return modifier_importance(
+            self.est, self.rows.X, treated=self.treated, level=self.plan.level, random_state=self.plan.random_state
+        )
 
     def projection(self) -> Estimates:
         from effects.heterogeneity import best_linear_projection
@@ -433,7 +458,7 @@ class _Run:
     def curve(self) -> DecisionCurve:
         from effects.policy import decision_curve
 
-        return self.ask(decision_curve, higher_is_better=self.better())
+        return self.ask(decision_curve, higher_is_better=self.better(), level=self.plan.level, **self.clusters)
 
     def better(self) -> bool:
         if self.plan.higher_is_better is None:
@@ -457,14 +482,14 @@ class _Run:
 
         if self.plan.design == "trial":
             raise _NotAsked("arms were randomised: a hidden common cause is excluded by design")
-        return self.ask(omitted_variable_bias, estimand=self.hidden(), level=self.plan.level)
+        return self.ask(omitted_variable_bias, estimand=self.hidden(), level=self.plan.level, **self.clusters)
 
     def marginal(self) -> MarginalSensitivity:
         from effects.sensitivity import marginal_sensitivity
 
         if self.plan.design == "trial":
             raise _NotAsked("arms were randomised: a hidden common cause is excluded by design")
-        return self.ask(marginal_sensitivity, estimand=self.hidden(), level=self.plan.level)
+        return self.ask(marginal_sensitivity, estimand=self.hidden(), level=self.plan.level, **self.clusters)
 
     def hidden(self) -> str:
         """The estimand whose sensitivity to hidden causes is asked: the study's own, where it has formulas for it."""
@@ -510,13 +535,24 @@ def estimator_of(plan: Plan) -> Callable[[Hashable], EffectEstimator]:
     return lambda control: cls(control=control, **settings)
 
 
+def _check_skip(plan: Plan) -> None:
+    """The checks to skip are known: said before the fit, not after it."""
+    from effects.diagnostics.suite import BASELINE, CHECKS, PLACEBO, left_out
+
+    placebos = (f"{PLACEBO}: {name}" for name in (*plan.negative_controls, BASELINE))
+    try:
+        left_out(plan.skip, (*CHECKS, *placebos))
+    except ValueError as error:
+        raise ValueError(f"[checks] skip: {error}") from None
+
+
 def _kept(folder: Path, fit_key: str, key: str) -> Path:
     """The folder of this very study's results; those of another plan or table are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.iterdir():
         if old.is_dir() and old.name.startswith("steps-") and old.name != f"steps-{key}":
             shutil.rmtree(old)
-        elif old.name.startswith("fit-") and old.name != f"fit-{fit_key}.effects":
+        elif old.name.startswith("fit-") and old.stem != f"fit-{fit_key}":
             old.unlink()
     steps = folder / f"steps-{key}"
     steps.mkdir(exist_ok=True)
@@ -531,6 +567,13 @@ def _read(path: Path) -> tuple[Any, Sequence[str], float] | None:
         path.unlink()
         return None
     return value, cautions, seconds
+
+
+def _each_once(cautions: Iterable[str]) -> tuple[str, ...]:
+    """What was warned of; of weak overlap once, for every step says it again of some of the same rows."""
+    found = list(cautions)
+    weak = [one for one in found if one.startswith("Weak overlap:")]
+    return tuple(one for one in found if one not in weak[1:])
 
 
 def _digest(text: str) -> str:

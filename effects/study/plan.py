@@ -55,7 +55,7 @@ class Plan:
     estimands : tuple of {"ATE", "ATT", "ATC", "ATO"}
         The first is the study's own.
     scales : tuple of {"difference", "ratio", "odds ratio", "nnt"}
-        Empty: all that the outcome allows.
+        Besides the difference; empty: all that the outcome allows.
     covariates : tuple of str
         Empty: every column without another role.
     excluded : mapping of column to reason
@@ -121,11 +121,17 @@ class Plan:
                 _one_of(name, value, known)
         if not self.estimands:
             raise ValueError(f"{_said('estimands')} is empty: name at least one of {', '.join(ESTIMANDS)}.")
+        if not self.formats:
+            raise ValueError(f"{_said('formats')} is empty: name at least one of {', '.join(FORMATS)}.")
         if not (isinstance(self.level, float) and 0 < self.level < 1):
             raise ValueError(f"{_said('level')} must lie between 0 and 1 (0.95 means 95%), got {self.level!r}.")
         total = sum(self.probabilities.values())
         if self.probabilities and abs(total - 1) > 1e-6:
             raise ValueError(f"{_said('probabilities')} add up to {total:g}: give those of all arms, they sum to 1.")
+        if self.probabilities and self.design != "trial":
+            raise ValueError(
+                f'{_said("probabilities")} are those of a trial\'s design: set design = "trial" or drop them.'
+            )
 
     @classmethod
     def read(cls, path: str | Path) -> Plan:
@@ -160,10 +166,10 @@ class Plan:
 
     def key(self, *, fit_only: bool = False) -> str:
         """Everything that results depend on, as text; with `fit_only` what the fitted model depends on."""
-        free = {"title", "question", "words", "path", "formats", "outcome_unit"}
+        free = {"title", "question", "words", "path", "formats", "outcome_unit"}  # enter no number
         if fit_only:
             free |= {"estimands", "scales", "subgroups", "trim", "skip", "level", "treated", "higher_is_better",
-                     "clusters", "negative_controls", "baseline_outcome", "design"}  # fmt: skip
+                     "clusters", "negative_controls", "baseline_outcome"}  # fmt: skip
         known = {name: value for name, value in asdict(self).items() if name not in free}
         if fit_only:  # these columns are no covariates, whatever the checks do with them
             known["apart"] = sorted({*self.negative_controls, self.baseline_outcome or "", self.clusters or ""})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ from effects.schema import Schema
 from effects.study.plan import Plan, near
 
 Step = tuple[str, int]
+
+_MISMATCH: Final = 0.001  # p-value below which sizes of arms speak against their probabilities
+_BASELINE: Final = "[checks] baseline_outcome"  # a covariate all the same, but of its own null test
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,32 +81,38 @@ class Rows:
         else:
             source["sha256"] = hashlib.sha256(frame.to_csv().encode()).hexdigest()
         frame = frame.set_axis([str(name) for name in frame.columns], axis="columns")
+        if not frame.columns.is_unique:
+            twice = frame.columns[frame.columns.duplicated()][0]
+            raise ValueError(f"the table has two columns named {twice!r}: rename one of them.")
         source |= {"rows": len(frame), "columns": frame.shape[1]}
         _check_roles(plan, frame)
         flow = [("rows in the table", len(frame))]
         if plan.id is not None:
             ids = frame[plan.id]
-            if ids.isna().any() or ids.duplicated().any():
-                raise ValueError(
-                    f"[table] id: column {plan.id!r} does not tell the units apart (a value is missing or repeated)."
-                )
+            _check_id(ids)
             frame = frame.set_axis(pd.Index(ids, name=plan.id), axis="index")
         frame = _complete(plan, frame, flow)
         flow.append(("analysed", len(frame)))
         X, notes = _covariates(plan, frame)
         y, treatment = frame[plan.outcome], frame[plan.treatment]
         control = None if plan.control is None else match_label(plan.control, treatment, "[question] control")
-        schema = Schema.learn(X, y, treatment, outcome=plan.outcome_kind, control=control)
+        weight = None if plan.weights is None else _weights(frame[plan.weights])
+        schema = _schema(plan, X, y, treatment, weight, control)
+        if control is None:
+            notes.append(f"the plan names no control ([question] control): arm {schema.arms[0]!r} was taken for it")
         if plan.design == "trial" and not plan.probabilities:
             notes.append(
                 "the arms' shares of the units stand for their chances: give [question] probabilities if the design "
                 "gave others"
             )
+        notes += _same_outcomes(y, treatment)
+        propensity = _known(plan, schema, treatment)
+        notes += [] if propensity is None else _unlike(schema, treatment, propensity[0])
         return cls(
             X, y, treatment, schema.arms,
-            weight=None if plan.weights is None else frame[plan.weights].to_numpy(dtype=np.float64),
+            weight=weight,
             groups=None if plan.clusters is None else frame[plan.clusters].to_numpy(),
-            propensity=_known(plan, schema, treatment),
+            propensity=propensity,
             controls=frame[list(plan.negative_controls)],
             baseline=None if plan.baseline_outcome is None else frame[plan.baseline_outcome],
             flow=tuple(flow), source=source, notes=tuple(notes),
@@ -129,8 +139,13 @@ def match_label(label: Any, values: pd.Series, place: str) -> Any:
     for same in (_same_text, _same_number):
         for value in found:
             if same(label, value):
-                return value.item() if hasattr(value, "item") else value
+                return _plain(value)
     raise ValueError(f"{place}: column {str(values.name)!r} has no arm {label!r}{near(str(label), found)}")
+
+
+def _plain(value: Any) -> Any:
+    """A value as Python has it, and prints it."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _same_text(label: Any, value: object) -> bool:
@@ -146,12 +161,7 @@ def _same_number(label: Any, value: Any) -> bool:
 
 def roles(plan: Plan) -> dict[str, str]:
     """Columns that are no covariates, each with its place in the plan."""
-    named: dict[str | None, str] = {
-        plan.treatment: "[question] treatment", plan.outcome: "[question] outcome", plan.id: "[table] id",
-        plan.weights: "[table] weights", plan.clusters: "[table] clusters",
-        **dict.fromkeys(plan.negative_controls, "[checks] negative_controls"),
-    }  # fmt: skip
-    return {column: place for column, place in named.items() if column is not None}
+    return {column: place for column, place in _each_role(plan) if place != _BASELINE}
 
 
 def _check_roles(plan: Plan, frame: pd.DataFrame) -> None:
@@ -162,11 +172,41 @@ def _check_roles(plan: Plan, frame: pd.DataFrame) -> None:
     for column, place in places.items():
         if column not in frame.columns:
             raise ValueError(f"{place}: the table has no column {column!r}{near(column, frame.columns)}")
-    if plan.treatment == plan.outcome:
-        raise ValueError(f"[question] treatment and outcome are both {plan.outcome!r}: name two columns.")
+    taken: dict[str, str] = {}
+    for column, place in _each_role(plan):
+        if column in taken:
+            raise ValueError(f"column {column!r} is both {taken[column]} and {place}: name another for one of them.")
+        taken[column] = place
+    apart = {**dict.fromkeys(plan.excluded, "[covariates] exclude"), **roles(plan)}
     for column in plan.covariates:
-        if column in roles(plan):
-            raise ValueError(f"[covariates] use names {column!r}, which is the {roles(plan)[column]}: leave it out.")
+        if column in apart:
+            raise ValueError(f"[covariates] use names {column!r}, which stands under {apart[column]}: leave it out.")
+    for column in plan.subgroups:
+        if column in apart or (plan.covariates and column not in plan.covariates):
+            what = f"stands under {apart[column]}" if column in apart else "is not among [covariates] use"
+            raise ValueError(f"[subgroups] by names {column!r}, which {what}: subgroups are made by covariates.")
+
+
+def _each_role(plan: Plan) -> list[tuple[str, str]]:
+    """Columns with their places in the plan, one that has two places twice."""
+    each = [
+        (plan.treatment, "[question] treatment"), (plan.outcome, "[question] outcome"), (plan.id, "[table] id"),
+        (plan.weights, "[table] weights"), (plan.clusters, "[table] clusters"),
+        *((column, "[checks] negative_controls") for column in dict.fromkeys(plan.negative_controls)),
+        (plan.baseline_outcome, _BASELINE),
+    ]  # fmt: skip
+    return [(column, place) for column, place in each if column is not None]
+
+
+def _check_id(ids: pd.Series) -> None:
+    """Each unit has one name."""
+    twice = ids[ids.isna() | ids.duplicated()]
+    if len(twice):
+        found = "a value is missing" if pd.isna(twice.iloc[0]) else f"{_plain(twice.iloc[0])!r} is repeated"
+        raise ValueError(
+            f"[table] id: column {ids.name!r} does not tell the units apart ({found}): leave id empty; where several "
+            "rows are of one unit, name the column under [table] clusters."
+        )
 
 
 def _complete(plan: Plan, frame: pd.DataFrame, flow: list[Step]) -> pd.DataFrame:
@@ -187,6 +227,8 @@ def _complete(plan: Plan, frame: pd.DataFrame, flow: list[Step]) -> pd.DataFrame
         if lost.any():
             flow.append((f"left out: without {what} ({column})", -int(lost.sum())))
             frame = frame[~lost]
+        if not len(frame):
+            raise ValueError(f"no row is left: all that were there lack {what} (column {column!r}).")
     return frame
 
 
@@ -222,6 +264,53 @@ def as_dates(column: pd.Series) -> pd.Series | None:
     return dates if dates.notna().sum() == len(known) else None
 
 
+def _schema(
+    plan: Plan, X: pd.DataFrame, y: pd.Series, treatment: pd.Series, weight: NDArray[np.float64] | None, control: Any
+) -> Schema:
+    """What the models will take the columns for; whatever they would refuse is refused here."""
+    try:
+        with warnings.catch_warnings():  # the fit says the same, and its warnings are kept
+            warnings.simplefilter("ignore", UserWarning)
+            schema = Schema.learn(
+                X, y, treatment, outcome=plan.outcome_kind, control=control, sample_weight=weight
+            )  # fmt: skip
+    except (TypeError, ValueError) as error:  # in the library's words: y, treatment
+        columns = f"[question] outcome is column {plan.outcome!r} (y), treatment column {plan.treatment!r}"
+        raise ValueError(f"{columns}: {error}") from error
+    place = f"[question] outcome: column {plan.outcome!r}"
+    if y.nunique() < 2:
+        raise ValueError(f"{place} is always {_plain(y.iloc[0])!r}: nothing differs.")
+    if plan.outcome_kind == "auto" and schema.outcome.kind == "continuous" and y.nunique() == 2:
+        low, high = sorted(y.unique().tolist())
+        raise ValueError(
+            f'{place} has two values, {low:g} and {high:g}: say outcome_kind = "binary" ({high:g} is then the event) '
+            'or "continuous".'
+        )
+    return schema
+
+
+def _same_outcomes(y: pd.Series, treatment: pd.Series) -> list[str]:
+    """A note of each arm in which nothing varies."""
+    by_arm = y.groupby(treatment.astype(object).to_numpy())
+    return [
+        f"every outcome of arm {_plain(arm)!r} is {_plain(values.iloc[0])!r}: its uncertainty is understated"
+        for arm, values in by_arm
+        if values.nunique() < 2
+    ]
+
+
+def _weights(column: pd.Series) -> NDArray[np.float64]:
+    """Sampling weights as numbers."""
+    place = f"[table] weights: column {str(column.name)!r}"
+    numbers = pd.to_numeric(column, errors="coerce").astype("float64")
+    for bad, what in ((numbers.isna(), "no number"), (~np.isfinite(numbers), "not finite"), (numbers < 0, "negative")):
+        if bad.any():
+            raise ValueError(f"{place} holds {_plain(column[bad].iloc[0])!r}, which is {what}: correct the weight.")
+    if not (numbers > 0).any():
+        raise ValueError(f"{place} is zero in every row: no row would take part.")
+    return np.asarray(numbers, dtype=np.float64)
+
+
 def _known(plan: Plan, schema: Schema, treatment: pd.Series) -> NDArray[np.float64] | None:
     """Probabilities of the arms that a design gave, for every row; of a trial that does not say them, the shares."""
     arms, n = schema.arms, len(treatment)
@@ -236,3 +325,19 @@ def _known(plan: Plan, schema: Schema, treatment: pd.Series) -> NDArray[np.float
         if not found.get(arm):
             raise ValueError(f"{place} gives arm {arm!r} no chance: name every arm with a probability above 0.")
     return np.tile([found[arm] for arm in arms], (n, 1))
+
+
+def _unlike(schema: Schema, treatment: pd.Series, probabilities: NDArray[np.float64]) -> list[str]:
+    """A note where the arms' sizes can hardly come from their probabilities by design (chi-squared test)."""
+    from scipy.stats import chisquare
+
+    seen = np.bincount(schema.encode_treatment(treatment), minlength=len(schema.arms))
+    expected = len(treatment) * probabilities
+    if chisquare(seen, expected * seen.sum() / expected.sum()).pvalue >= _MISMATCH:
+        return []
+    each = ", ".join(
+        f"{arm!r} has {n:,} of {m:,.0f} expected" for arm, n, m in zip(schema.arms, seen, expected, strict=True)
+    )
+    return [
+        f"the arms' sizes do not fit [question] probabilities ({each}): mend these, or find out which rows are missing"
+    ]

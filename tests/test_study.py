@@ -195,6 +195,8 @@ def test_a_draft_is_a_plan_and_keeps_out_what_came_afterwards(tmp_path: Path) ->
     assert set(plan.excluded) == {"row", "days_alive"} and "foretells the outcome" in plan.excluded["days_alive"]
     assert "# survival_score = " in text  # a vague name alone excludes nothing
     assert plan.higher_is_better is False and plan.words == {"funding": ""}
+    unknown = draft(frame.rename(columns={"arm": "swan"}), "ward.csv", outcome="died")
+    assert 'treatment = ""  # a column must be named' in unknown and "days_alive = " in unknown
     with pytest.raises(ValueError, match="no column 'diet'; did you mean 'died'"):
         draft(frame, "ward.csv", outcome="diet")
 
@@ -211,6 +213,17 @@ def test_columns_that_give_the_treatment_away_are_suspected() -> None:
     X = frame[["severity", "sex"]].assign(dose=np.where(frame["arm"] == "new drug", 5.0, 0.0))
     found = suspects(X, frame["died"], frame["arm"])
     assert list(found.index) == ["dose"] and "foretells the treatment (AUC 1.00)" in str(found.loc["dose", "reason"])
+
+
+def test_a_column_that_settles_the_outcome_of_some_is_suspected() -> None:
+    rng = np.random.default_rng(1)
+    early, late = rng.random(1500) < 0.3, rng.random(1500) < 0.4
+    dead = pd.Series(np.where(early | late, "yes", "no"))
+    X = pd.DataFrame({"age": 60 + 9 * rng.normal(size=1500) + 6 * (dead == "yes")})
+    X["days"] = np.where(early, rng.integers(1, 30, 1500), 30)
+    found = suspects(X, dead)
+    assert list(found.index) == ["days"] and found["sure"].all() and "settles the outcome" in str(found.iloc[0, 2])
+    assert suspects(X, pd.Series((rng.random(1500) < 0.05).astype(int))).empty  # hardly anybody has the event anywhere
 
 
 def test_a_date_after_another_is_suspected() -> None:

@@ -131,7 +131,7 @@ def draft(
     numbered, names = _units(frame, {treatment, outcome})
     repeated = _repeated(frame, {treatment, outcome, names, *numbered})
     lines = [f"{_key(column)} = {_text('numbers the rows')}" for column in numbered]
-    if treatment and outcome:
+    if outcome:
         lines += _suspected(frame, treatment, outcome, {*numbered, names, repeated})
     by = [column for column in frame.columns if _SUBGROUP.fullmatch(column) and column not in {treatment, outcome}]
     arms = "" if treatment is None else f"; there are: {', '.join(map(repr, _values(frame[treatment])))}"
@@ -206,17 +206,17 @@ def _repeated(frame: pd.DataFrame, taken: Iterable[str | None]) -> str | None:
     return None
 
 
-def _suspected(frame: pd.DataFrame, treatment: str, outcome: str, taken: Iterable[str | None]) -> list[str]:
+def _suspected(frame: pd.DataFrame, treatment: str | None, outcome: str, taken: Iterable[str | None]) -> list[str]:
     """Columns that look as if they came after the treatment, with the reason; where only a vague name says so they stay
     in, as a comment."""
-    complete = frame[frame[treatment].notna() & frame[outcome].notna()]
-    X = complete.drop(columns=[treatment, outcome, *(column for column in taken if column)])
+    complete = frame.dropna(subset=[column for column in (treatment, outcome) if column])
+    X = complete.drop(columns=[column for column in {treatment, outcome, *taken} if column])
     X = X[[column for column in X.columns if X[column].notna().any()]]
     for column in X.columns:
         dates = as_dates(X[column])
         if dates is not None:
             X = X.assign(**{column: dates})
-    found = suspects(X, complete[outcome], complete[treatment])
+    found = suspects(X, complete[outcome], complete[treatment] if treatment else None)
     return [
         f"{'' if row.sure else '# '}{_key(str(row.Index))} = {_text(f'look: {row.reason}')}"
         for row in found.itertuples()

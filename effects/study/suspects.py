@@ -22,18 +22,19 @@ STRONG_R2: Final = 0.8
 _MOST_ROWS: Final = 20_000
 
 
-def suspects(X: pd.DataFrame, y: pd.Series, treatment: pd.Series) -> pd.DataFrame:
+def suspects(X: pd.DataFrame, y: pd.Series, treatment: pd.Series | None = None) -> pd.DataFrame:
     """Covariates that look as if they came after the treatment.
 
-    Three signs are looked for: a column (or the pattern of its missing values) that alone foretells the outcome, or the
-    treatment, almost perfectly (cross-validated AUC above 0.9, or R squared above 0.8, of a tree of depth 3); a date
-    that always follows another date of the table; a name such as ``death_date`` or ``follow_up``.
+    Four signs are looked for: a column (or the pattern of its missing values) that alone foretells the outcome, or the
+    treatment, almost perfectly (cross-validated AUC above 0.9, or R squared above 0.8, of a tree of depth 3); values of
+    a column that settle the outcome in a twentieth of the rows or more, as a survival time below 30 days settles death;
+    a date that always follows another date of the table; a name such as ``death_date`` or ``follow_up``.
 
     Parameters
     ----------
     X : DataFrame
     y, treatment : Series
-        Without missing values.
+        Without missing values. Without a treatment only the outcome is asked about.
 
     Returns
     -------
@@ -52,10 +53,10 @@ def suspects(X: pd.DataFrame, y: pd.Series, treatment: pd.Series) -> pd.DataFram
     """
     if len(X) > _MOST_ROWS:
         rows = np.sort(np.random.default_rng(0).permutation(len(X))[:_MOST_ROWS])
-        X, y, treatment = X.iloc[rows], y.iloc[rows], treatment.iloc[rows]
+        X, y, treatment = X.iloc[rows], y.iloc[rows], None if treatment is None else treatment.iloc[rows]
     late = _later_dates(X)
     records: dict[str, dict[str, object]] = {}
-    goals = {"outcome": _codes(y), "treatment": _codes(treatment)}
+    goals = {"outcome": _codes(y)} | ({} if treatment is None else {"treatment": _codes(treatment)})
     for name in X.columns:
         design = _design(X[name])
         found = {goal: _strength(design, values) for goal, values in goals.items()}
@@ -64,6 +65,9 @@ def suspects(X: pd.DataFrame, y: pd.Series, treatment: pd.Series) -> pd.DataFram
             for goal, (word, value) in found.items()
             if value > (STRONG_AUC if word == "AUC" else STRONG_R2)
         ]
+        share = _settled(design, goals["outcome"])
+        if share and not reasons:
+            reasons.append(f"in {share:.0%} of the rows it settles the outcome")
         if name in late:
             reasons.append(f"it is a date that never precedes {late[name]}")
         sure = bool(reasons) or _DEAD.search(str(name)) is not None
@@ -123,6 +127,25 @@ def _strength(design: NDArray[np.float64], goal: tuple[bool, NDArray[np.float64]
             lost = float(np.mean((tree.predict(design[test]) - target[test]) ** 2))
             values.append(1 - lost / spread if spread > 0 else 0.0)
     return ("AUC" if classes else "R squared"), float(np.mean(values))
+
+
+def _settled(design: NDArray[np.float64], goal: tuple[bool, NDArray[np.float64]]) -> float:
+    """Share of held-out rows in leaves of a tree where all have one class, though no more than 80% of everyone have."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    classes, target = goal
+    if not classes:
+        return 0.0
+    least = max(30, len(target) // 20)
+    half = np.random.default_rng(2).permutation(len(target)) % 2 == 0
+    found = DecisionTreeClassifier(max_depth=3, min_samples_leaf=max(15, least // 2)).fit(design[half], target[half])
+    leaf, share = found.apply(design[~half]), 0.0
+    for one in np.unique(leaf):
+        inside = target[~half][leaf == one]
+        level, count = max(zip(*np.unique(inside, return_counts=True), strict=True), key=lambda pair: pair[1])
+        if count >= 0.995 * len(inside) and len(inside) >= least // 2 and np.mean(target == level) <= 0.8:
+            share += len(inside) / len(leaf)
+    return share
 
 
 def _later_dates(X: pd.DataFrame) -> dict[str, str]:

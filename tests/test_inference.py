@@ -391,6 +391,12 @@ def test_extreme_propensities_warn_once_and_are_not_clipped(rng: np.random.Gener
     assert caught[0].filename == __file__
     assert value == pytest.approx(np.mean(np.where(arm == 1, y / p, -y / (1 - p))))
     options: dict[Any, dict[str, Any]] = {estimate_gate: {"by": arm >= 0}}
+    thin = np.where(np.arange(200) < 2, 0.98, 0.02)  # two controls are nearly all that the treated can be compared with
+    received = np.where(np.arange(200) < 190, 0, 1)
+    alike = Study(y, received, np.zeros((200, 2)), np.column_stack([1 - thin, thin]))
+    with pytest.warns(UserWarning, match="the 190 rows of arm 0 weigh as 2.2") as caught:
+        alike.ask(estimate_att)
+    assert len(caught) == 1 and caught[0].filename == __file__
     for question in (estimate_atc, estimate_gate, outcome_means):
         with pytest.warns(UserWarning, match="Weak overlap") as caught:
             study.ask(question, **options.get(question, {}))

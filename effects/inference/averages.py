@@ -367,7 +367,8 @@ def _estimate(est: CrossFitting, X: Any, y: Any, treatment: Any, asked: _Asked, 
     sample = Sample.read(est, X, y, treatment=treatment, **rows)
     population = Population.tilted(sample, asked.estimand, t, c)
     check_rows(sample, population.member, (t, c))
-    sample.warn_overlap({"ATE": (t, c), "ATT": (c,), "ATC": (t,), "ATO": ()}[asked.estimand])
+    codes = {"ATE": (t, c), "ATT": (c,), "ATC": (t,), "ATO": ()}[asked.estimand]
+    sample.warn_overlap(codes, {t: population.g[:, 0], c: population.g[:, 1]})
     values, influence = averages(sample, population, asked.method)
     linked, error = compare(sample, values, influence, asked.scale, (t, c))
     covariance, df = sandwich(sample, error[:, None], population.member[:, None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Below this propensity a single row weighs as much as a hundred: the average is reported, with a warning.
 LOW_PROPENSITY = 0.01
+#: An arm whose rows weigh as less than this share of their number carries the average on too few.
+THIN_SHARE = 0.05
 
 
 class HeldOut(Protocol):
@@ -131,9 +133,13 @@ class Sample:
         """What to add to the name of a method."""
         return "" if self.cluster is None else f"; {len(np.unique(self.cluster[self.used]))} clusters"
 
-    def warn_overlap(self, codes: Sequence[int]) -> None:
-        """One warning for all arms whose inverse propensities are used, with rows that hardly ever receive them."""
-        lines = [line for k in codes for line in self._low(k)]
+    def warn_overlap(self, codes: Sequence[int], carried: Mapping[int, FloatArray] | None = None) -> None:
+        """One warning for all arms whose inverse propensities are used, with rows that hardly ever receive them.
+
+        `carried` are the rows' weights in each of these arms where they are others than inverse propensities, as those
+        that make the controls look like the treated.
+        """
+        lines = [line for k in codes for line in self._low(k, None if carried is None else carried[k])]
         if lines:
             warnings.warn(
                 f"Weak overlap: {'; '.join(lines)}. Nothing was clipped. If that is too few, trim the rows without "
@@ -143,14 +149,16 @@ class Sample:
                 stacklevel=_outside(),
             )
 
-    def _low(self, k: int) -> list[str]:
+    def _low(self, k: int, carried: FloatArray | None) -> list[str]:
         used, e = self.used, self.propensity[:, k]
         low = used & (e < LOW_PROPENSITY)
-        if not low.any():
-            return []
         received = used & (self.arm == k)
-        inverse = self.weight[received] / e[received]
-        effective = effective_size(inverse)
+        weight = self.weight[received]
+        effective = effective_size(weight / e[received] if carried is None else weight * carried[received])
+        if not low.any():
+            if effective >= THIN_SHARE * received.sum():
+                return []
+            return [f"the {int(received.sum())} rows of arm {self.arms[k]!r} weigh as {effective:.1f}"]
         return [
             f"{int(low.sum())} of {int(used.sum())} rows have a propensity below {LOW_PROPENSITY} for arm "
             f"{self.arms[k]!r} (smallest {e[low].min():.2g}); its {int(received.sum())} rows have an effective sample "

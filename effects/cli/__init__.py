@@ -55,7 +55,7 @@ from effects.cli.tables import (
     stop_if_asked,
     write,
 )
-from effects.models import _ESTIMATORS
+from effects.models import _ESTIMATORS, SHORT_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +63,6 @@ if TYPE_CHECKING:
     from effects.datasets import CausalDataset
     from effects.estimator import EffectEstimator
 
-#: Estimators by their name in the shell: module and class.
-ESTIMATORS = {"auto": "CausalStack", **{name.lower(): name for name in _ESTIMATORS}}
 #: IHDP's replications differ wildly; the spread of this one's effects is the median of the first thirty.
 DEMO_REPLICATION = 15
 _CHUNK_ROWS = 20_000  # units predicted at once: the draws of a million would fill the memory
@@ -127,7 +125,7 @@ def estimate(
     control: Annotated[str | None, typer.Option(help="Label of the control arm.")] = None,
     outcome_kind: Annotated[OutcomeKind, typer.Option(help="What the outcome is.")] = OutcomeKind.auto,
     estimator: Annotated[
-        str, typer.Option(help=f"auto combines several, about a minute. One of: {', '.join(ESTIMATORS)}.")
+        str, typer.Option(help=f"auto combines several, about a minute. One of: {', '.join(SHORT_NAMES)}.")
     ] = "auto",
     level: Level = 0.9,
     drop_missing: Annotated[
@@ -266,9 +264,9 @@ def _units(est: EffectEstimator, X: pd.DataFrame, ids: pd.Index, level: float) -
 
 
 def _estimator(name: str) -> Callable[..., EffectEstimator]:
-    known = ESTIMATORS.get(name.lower())
+    known = SHORT_NAMES.get(name.lower())
     if known is None:
-        raise InputError(f"--estimator: {name!r} is not known{near(name, ESTIMATORS)}")
+        raise InputError(f"--estimator: {name!r} is not known{near(name, SHORT_NAMES)}")
     return getattr(import_module(_ESTIMATORS[known]), known)
 
 

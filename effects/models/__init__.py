@@ -32,6 +32,8 @@ _ESTIMATORS = {
     "ProbabilisticLearner": "effects.models.probabilistic",
     "GComputation": "effects.models.glm",
 }
+#: Estimators by their name in a shell or a plan.
+SHORT_NAMES = {"auto": "CausalStack", **{name.lower(): name for name in _ESTIMATORS}}
 
 
 def all_estimators() -> pd.DataFrame:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from effects import __version__, plots
 from effects.effect import Effect, Estimate
+from effects.heterogeneity.subgroups import Remembered
 from effects.individual import check_level
 from effects.inference import estimate_ate, outcome_means
 from effects.inference.checks import effective_size
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from effects.nuisance import CrossFitted
-    from effects.schema import Schema
     from effects.support import Support
 
 FloatArray = NDArray[np.float64]
@@ -39,18 +39,6 @@ WEAK_PROPENSITY: Final = 0.05
 WEAK_SUPPORT: Final = 0.05  # share of flagged units from which the page warns
 QUANTILES: Final = {"lowest": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "highest": 1.0}
 HIGHER: Final = {"P(higher)": ("at least", "at most")}
-
-
-@dataclass(frozen=True, eq=False)
-class _CrossFitted:
-    """The estimator as `estimate_ate` sees it, its nuisances computed once."""
-
-    schema_: Schema
-    arms_: tuple[Hashable, ...]
-    values: CrossFitted
-
-    def cross_fitted(self, X: Any, y: Any, *, treatment: Any, **_: Any) -> CrossFitted:
-        return self.values
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +89,7 @@ class Study:
             raise ValueError(f"X, y and treatment have {len(X)}, {len(numbers)} and {len(a)} rows: they must agree.")
         chosen = None if units is None else _positions(units, len(X))
         nuisance = est.cross_fitted(X, y, treatment=treatment)
-        fixed = _CrossFitted(est.schema_, arms, nuisance)
+        fixed = Remembered(est.schema_, arms, nuisance)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             means = outcome_means(fixed, X, y, treatment=treatment, level=level)

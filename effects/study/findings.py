@@ -19,6 +19,7 @@ import pandas as pd
 
 from effects import __version__
 from effects.effect import Estimate, Estimates
+from effects.heterogeneity.subgroups import Remembered
 from effects.inference import (
     estimate_atc,
     estimate_ate,
@@ -365,7 +366,7 @@ class _Run:
         share = np.bincount(a, weight, minlength=n_arms) / weight.sum()
         mean = np.bincount(a, weight * y, minlength=n_arms) / np.bincount(a, weight, minlength=n_arms)
         blind = CrossFitted(np.tile(mean, (len(y), 1)), np.tile(share, (len(y), 1)))
-        plain = _Blind(schema, rows.arms, blind)
+        plain = Remembered(schema, rows.arms, blind)
         found = estimate_ate(
             plain, rows.X, rows.y, treatment=rows.treatment, treated=arm, sample_weight=rows.weight,
             level=self.plan.level, **self.clusters,
@@ -492,18 +493,6 @@ class _NotAsked(Exception):
     """A step that does not apply; its text says why."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Blind:
-    """A fitted estimator, as inference sees it, that knows nothing of the covariates."""
-
-    schema_: Schema
-    arms_: tuple[Hashable, ...]
-    values: CrossFitted
-
-    def cross_fitted(self, *_: Any, **__: Any) -> CrossFitted:
-        return self.values
-
-
 def estimator_of(plan: Plan) -> Callable[[Hashable], EffectEstimator]:
     """What makes the plan's estimator for a control arm.
 
@@ -512,12 +501,11 @@ def estimator_of(plan: Plan) -> Callable[[Hashable], EffectEstimator]:
     ValueError
         If there is no estimator of that name, or it has no such setting.
     """
-    from effects.models import _ESTIMATORS
+    from effects.models import _ESTIMATORS, SHORT_NAMES
 
-    known = {"auto": "CausalStack", **{name.lower(): name for name in _ESTIMATORS}}
-    name = known.get(plan.estimator.lower())
+    name = SHORT_NAMES.get(plan.estimator.lower())
     if name is None:
-        raise ValueError(f"[estimator] name: {plan.estimator!r} is not known{near(plan.estimator, known)}")
+        raise ValueError(f"[estimator] name: {plan.estimator!r} is not known{near(plan.estimator, SHORT_NAMES)}")
     cls = getattr(import_module(_ESTIMATORS[name]), name)
     options = cls._get_param_names()
     for key in plan.settings:

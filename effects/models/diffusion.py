@@ -325,8 +325,8 @@ def _quantile_nodes(denoiser: Denoiser, context: Tensor, nodes: Array, n_steps: 
 
     In the angle :math:`\theta = \arctan\sigma` and :math:`w = x / \sqrt{1 + \sigma^2}` the ODE of Song et al. 2021
     (eq. 13) with the EDM preconditioning reads :math:`dw / d\theta = -F(w, \theta)`. In one dimension its flow is
-    increasing, so quantiles go to quantiles, and a fixed set of nodes gives the whole quantile function. Kutta's steps of third order,
-    equally spaced from :math:`\pi / 2` (pure noise) to 0.
+    increasing, so quantiles go to quantiles, and a fixed set of nodes gives the whole quantile function. Kutta's steps
+    of third order, equally spaced from :math:`\pi / 2` (pure noise) to 0.
 
     Parameters
     ----------

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.interpolate import CubicHermiteSpline, CubicSpline
 from torch import Tensor
 
 from effects.models.distilled import DistillableEstimator
@@ -26,6 +28,7 @@ _RIGHT_ANGLE = np.pi / 2
 _LEVELS = 8
 _CORE = 32  # width of the denoiser's core, run at every node and step
 _PUSHED = 1280  # nodes pushed at once: the core's activations, read and written at every step, stay in the cache
+_SPACING = 0.14  # of the normal scores that are pushed, where more are asked for
 
 
 class DiffPO(DistillableEstimator):
@@ -208,12 +211,12 @@ class DiffPO(DistillableEstimator):
         weight = data.weight / self._propensity(data)[np.arange(len(data.a)), data.a]
         return weight / weight.mean()
 
-    def _fit_scores(self, data: TrainingData, context: Tensor, scores: Tensor) -> tuple[dict[str, Any], Array]:
+    def _fit_scores(self, data: TrainingData, context: Tensor, scores: Tensor) -> tuple[dict[str, Any], NDArray[Any]]:
         arm = torch.from_numpy(data.a)
         folds = held_out(self.n_denoisers, arm, self.n_denoisers, torch.Generator().manual_seed(data.seed))
         denoiser, history = self._fit_denoiser(data, context, scores, arm, self._propensity(data), folds)
         nodes = _held_out_nodes(denoiser, context, folds, normal_nodes(self.n_draws), self.n_steps)
-        return {"denoiser_": denoiser, "history_": history}, nodes.astype(np.float64)
+        return {"denoiser_": denoiser, "history_": history}, nodes
 
     def _fit_denoiser(
         self, data: TrainingData, context: Tensor, scores: Tensor, arm: Tensor, propensity: Array, folds: Tensor
@@ -326,7 +329,8 @@ def _quantile_nodes(denoiser: Denoiser, context: Tensor, nodes: Array, n_steps: 
     In the angle :math:`\theta = \arctan\sigma` and :math:`w = x / \sqrt{1 + \sigma^2}` the ODE of Song et al. 2021
     (eq. 13) with the EDM preconditioning reads :math:`dw / d\theta = -F(w, \theta)`. In one dimension its flow is
     increasing, so quantiles go to quantiles, and a fixed set of nodes gives the whole quantile function. Kutta's steps
-    of third order, equally spaced from :math:`\pi / 2` (pure noise) to 0.
+    of third order, equally spaced from :math:`\pi / 2` (pure noise) to 0. The flow is smooth, so of many nodes only
+    some, equally spaced, are pushed; a monotone spline through them gives the others.
 
     Parameters
     ----------
@@ -336,8 +340,9 @@ def _quantile_nodes(denoiser: Denoiser, context: Tensor, nodes: Array, n_steps: 
     parts = []
     angles = np.linspace(_RIGHT_ANGLE, 0.0, 2 * n_steps + 1)  # every other one halves a step
     step = float(angles[2] - angles[0])
-    start = torch.from_numpy(nodes.astype(np.float32))
-    for chunk in context.split(max(1, _PUSHED // len(nodes)), dim=-2):
+    knots, between = _knots(nodes)
+    start = torch.from_numpy(knots.astype(np.float32))
+    for chunk in context.split(max(1, _PUSHED // len(knots)), dim=-2):
         h = denoiser.context(chunk)
         members, n, n_arms, _ = h.shape
         offsets = [denoiser.offset(float(angle), h.flatten(1, 2)) for angle in angles]
@@ -348,8 +353,35 @@ def _quantile_nodes(denoiser: Denoiser, context: Tensor, nodes: Array, n_steps: 
             second = -denoiser.velocity(w + step / 2 * first, halfway)
             third = -denoiser.velocity(w + step * (2 * second - first), there)
             w = w + step / 6 * (first + 4 * second + third)
-        parts.append(w.view(members, n, n_arms, -1).permute(0, 3, 1, 2).sort(dim=1).values)
+        w = between(w.sort(dim=-1).values)
+        parts.append(w.view(members, n, n_arms, -1).permute(0, 3, 1, 2))
     return torch.cat(parts, dim=2).numpy()
+
+
+def _knots(nodes: Array) -> tuple[Array, Callable[[Tensor], Tensor]]:
+    """Points (n_knots,) to push, and what takes their images (..., n_knots), in order, to those of all nodes.
+
+    Of few nodes each is its own knot. Else a cubic spline whose slopes are held within what keeps it monotone (Hyman
+    1983, SIAM J. Sci. Stat. Comput. 4(4)): between two modes the quantiles jump, and a spline would swing.
+    """
+    n_knots = math.ceil((nodes[-1] - nodes[0]) / _SPACING) + 1
+    if n_knots > 0.75 * len(nodes):
+        return nodes, lambda values: values
+    knots, step = np.linspace(nodes[0], nodes[-1], n_knots, retstep=True)
+    each = np.eye(n_knots)
+    # values and slopes at the knots make the curve: both maps are linear, so each is the same matrix for all rows
+    maps = [CubicHermiteSpline(knots, *pair)(nodes) for pair in ((each, 0 * each), (0 * each, each))]
+    of_values, of_slopes = (torch.from_numpy(m.T.astype(np.float32)) for m in maps)
+    natural = torch.from_numpy(CubicSpline(knots, each)(knots, 1).T.astype(np.float32))
+
+    def between(values: Tensor) -> Tensor:
+        secants = values.diff(dim=-1) / float(step)
+        most = 3 * torch.minimum(
+            *(torch.nn.functional.pad(secants, side, value=torch.inf) for side in ((1, 0), (0, 1)))
+        )
+        return values @ of_values + torch.minimum((values @ natural).clamp_min(0.0), most) @ of_slopes
+
+    return knots, between
 
 
 def _held_out_nodes(

@@ -179,7 +179,7 @@ class FlowEstimator(LocationScaleEstimator, ABC):
                 "the others can learn from."
             )
 
-    def _fit_scores(self, data: TrainingData, context: Tensor, scores: Tensor) -> tuple[dict[str, Any], Array]:
+    def _fit_scores(self, data: TrainingData, context: Tensor, scores: Tensor) -> tuple[dict[str, Any], NDArray[Any]]:
         settings = self._settings(data, "flow", ema=0.98)
         generator = torch.Generator().manual_seed(settings.seed)
         members, n_arms = self.n_flows, data.schema.n_arms

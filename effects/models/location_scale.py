@@ -23,6 +23,7 @@ from effects.schema import Schema
 
 Array = NDArray[np.float64]
 _STEPS = 1200
+_ROWS = 8192  # whose laws are in double precision at a time
 
 
 class LocationScaleEstimator(EffectEstimator, ABC):
@@ -72,7 +73,7 @@ class LocationScaleEstimator(EffectEstimator, ABC):
             data.shared[key] = fit_means(*rows, data.schema.n_arms, binary, config, settings)
         return data.shared[key]
 
-    def _fit_scores(self, data: TrainingData, context: Tensor, scores: Tensor) -> tuple[dict[str, Any], Array]:
+    def _fit_scores(self, data: TrainingData, context: Tensor, scores: Tensor) -> tuple[dict[str, Any], NDArray[Any]]:
         """Fitted attributes (with ``history_``) of a law of the normal scores of residuals given `context`.
 
         Returns
@@ -152,11 +153,19 @@ class LocationScaleEstimator(EffectEstimator, ABC):
             total = np.average(residual[own] ** 2, weights=data.weight[own])
             carried = np.average(variance[own, k] / spread[own, k] ** 2, weights=data.weight[own])
             shrink[k] = np.sqrt(max(1.0 - carried / max(total, 1e-12), 0.25))
-        honest = residuals.residual(nodes)
-        honest = held.mean.numpy() + spread * (honest - honest.mean(axis=0))
+
+        def honest(part: slice) -> Array:
+            """Laws (n_draws, rows, n_arms) of some rows on the modelling scale."""
+            noise = residuals.residual(nodes[:, part])
+            return held.mean[part].numpy() + spread[part] * (noise - noise.mean(axis=0))
+
+        parts = [slice(start, start + _ROWS) for start in range(0, len(z), _ROWS)]
         if scale.lowest is not None:
-            scale = scale.with_atom(honest[:, rows, data.a], np.average(data.y == scale.lowest, weights=data.weight))
-        draws = scale.decode(honest)[None].astype(np.float32)
+            own = np.concatenate([honest(p)[:, np.arange(len(data.a[p])), data.a[p]] for p in parts], axis=1)
+            scale = scale.with_atom(own, np.average(data.y == scale.lowest, weights=data.weight))
+        draws = np.empty((1, *nodes.shape), dtype=np.float32)
+        for part in parts:
+            draws[0, :, part] = scale.decode(honest(part))
         result = PotentialOutcomes(draws, data.schema.arms, data.schema.outcome.kind)
         return fitted | {"residuals_": residuals, "shrink_": shrink, "scale_": scale, "held_out_": result}
 

@@ -257,7 +257,7 @@ class VCI(LocationScaleEstimator):
 
     # ------------------------------------------------------------------ fit
 
-    def _fit_scores(self, data: TrainingData, context: Tensor, scores: Tensor) -> tuple[dict[str, Any], Array]:
+    def _fit_scores(self, data: TrainingData, context: Tensor, scores: Tensor) -> tuple[dict[str, Any], NDArray[Any]]:
         settings = self._settings(data, "latent", ema=0.98)
         generator, arm = torch.Generator().manual_seed(settings.seed), torch.from_numpy(data.a)
         shape = (_MODELS, context.shape[1], data.schema.n_arms, _HIDDEN, self.latent_dim)

@@ -15,6 +15,7 @@ cross-validated and nothing is left to the user. Members (networks) are the lead
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 _LIMITS = (1e-6, 1e6)
 _FIXED_PRECISION = 1e-4  # of intercepts: flat on the standardised outcome
 _TOLERANCE = 2e-2
+_ROWS = 8192  # at a time in double precision: of a million rows the basis itself is gigabytes
 
 
 def arm_coding(n_arms: int) -> Tensor:
@@ -60,7 +62,7 @@ class ArmPosterior:
 
     def predict(self, basis: Tensor) -> Tensor:
         """Posterior mean of the linear predictors, (n_networks, n, n_arms), at `basis` (n_networks, n, n_basis)."""
-        return basis.to(self.mean.dtype) @ self.mean.mT
+        return torch.cat([part.to(self.mean.dtype) @ self.mean.mT for part in basis.split(_ROWS, dim=1)], dim=1)
 
     def deviations(self, basis: Tensor, normals: Tensor) -> tuple[Tensor, Tensor]:
         """Weight draws minus their mean, as functions of x, and the exact covariance of the arms at each x.
@@ -94,26 +96,34 @@ class _Problem:
     member: Tensor
     fixed: Tensor
 
+    def own_rows(self, arm: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows of one arm and their basis in double precision, some thousands at a time."""
+        for rows in (self.arm == arm).nonzero()[:, 0].split(_ROWS):
+            yield rows, self.basis[:, rows].double()
+
     def gram(self, weight: Tensor, arm: int) -> Tensor:
         """X'WX of one arm's rows in the coded design, a Kronecker product."""
-        own = self.arm == arm
-        basis = self.basis[:, own]
-        inner = (basis * weight[:, own, None]).mT @ basis
+        n_networks, _, n_basis = self.basis.shape
+        inner = torch.zeros(n_networks, n_basis, n_basis, dtype=torch.float64)
+        for rows, basis in self.own_rows(arm):
+            inner += (basis * weight[:, rows, None]).mT @ basis
         g = self.coding[arm]
         outer = g[:, None] * g[None, :]
-        size = len(g) * basis.shape[2]
-        return torch.einsum("ij,kpq->kipjq", outer, inner).reshape(len(basis), size, size)
+        size = len(g) * n_basis
+        return torch.einsum("ij,kpq->kipjq", outer, inner).reshape(n_networks, size, size)
 
     def moment(self, values: Tensor, arm: int) -> Tensor:
         """X'(values) of one arm's rows, (n_networks, n_arms * n_basis)."""
-        own = self.arm == arm
-        inner = (self.basis[:, own].mT @ values[:, own, None]).squeeze(-1)
+        inner = torch.zeros(len(self.basis), self.basis.shape[2], dtype=torch.float64)
+        for rows, basis in self.own_rows(arm):
+            inner += (basis.mT @ values[:, rows, None]).squeeze(-1)
         return (self.coding[arm][:, None] * inner[:, None, :]).flatten(1)
 
     def linear(self, mean: Tensor) -> Tensor:
         """Linear predictor of every row under its own arm, (n_networks, n)."""
         per_arm = torch.einsum("ai,kip->kap", self.coding, mean.unflatten(1, (len(self.coding), -1)))
-        return torch.einsum("knp,knp->kn", self.basis, per_arm[:, self.arm])
+        parts = zip(self.basis.split(_ROWS, dim=1), self.arm.split(_ROWS), strict=True)
+        return torch.cat([torch.einsum("knp,knp->kn", b.double(), per_arm[:, a]) for b, a in parts], dim=1)
 
 
 def fit_linear(
@@ -219,7 +229,6 @@ def fit_logistic(
 
 def _problem(basis: Tensor, arm: Tensor, groups: Tensor, n_arms: int, weight: Tensor | None) -> tuple[_Problem, Tensor]:
     """The problem with weights that average one, and each network's effective rows per arm."""
-    basis = basis.double()
     if weight is None:
         weight = torch.ones(basis.shape[1], dtype=torch.float64)
     weight = weight.double().expand(basis.shape[:2])

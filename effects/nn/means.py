@@ -17,6 +17,7 @@ from effects.nn.training import Objective, Settings, held_out, train
 
 _FOLDS = 7  # a seventh of the rows is held out for each network's early stopping
 _MEMBERS = 32
+_ROWS = 8192  # whose features are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -229,9 +230,13 @@ def _last_layer(
 ) -> ConditionalMeans:
     """Posterior of the output weights, and predictions of each row by the networks that held it out."""
     fit = fit_logistic if binary else fit_linear
-    features, log_sd = _features(network, inputs)
-    rotation = _principal(features * weight.sqrt()[:, None])
-    basis = _basis(features @ rotation, extra)
+    rotation = _principal(network, inputs, weight)
+    blocks = [slice(start, start + _ROWS) for start in range(0, len(inputs), _ROWS)]
+    basis = torch.empty(network.n_members, len(inputs), rotation.shape[2] + 1 + extra.shape[1])
+    log_sd = torch.empty(network.n_members, len(inputs), len(network.heads))
+    for rows in blocks:  # features of all rows at once would take several times the memory of their components
+        features, log_sd[:, rows] = _features(network, inputs[rows])
+        basis[:, rows] = _basis(features @ rotation, extra[rows])
     n_arms, n_extra = len(network.heads), extra.shape[1]
     groups = torch.ones(basis.shape[2], dtype=torch.int64)
     groups[len(groups) - n_extra :] = 2
@@ -254,9 +259,14 @@ def _features(network: ArmNetwork, inputs: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(features, dim=-1), torch.stack(heads, -1).clamp(-5.0, 3.0)
 
 
-def _principal(features: Tensor) -> Tensor:
-    """Directions (n_networks, n_features, n_components) that hold all but a 1e-5 share of the leading variance."""
-    values, vectors = torch.linalg.eigh(features.double().mT @ features.double())
+def _principal(network: ArmNetwork, inputs: Tensor, weight: Tensor) -> Tensor:
+    """Directions (n_networks, n_features, n_components) that hold all but a 1e-5 share of the leading variance of the
+    weighted features."""
+    moments = torch.zeros((), dtype=torch.float64)
+    for rows, w in zip(inputs.split(_ROWS), weight.split(_ROWS), strict=True):
+        weighted = (_features(network, rows)[0] * w.sqrt()[:, None]).double()
+        moments = moments + weighted.mT @ weighted
+    values, vectors = torch.linalg.eigh(moments)
     keep = int((values > 1e-5 * values[:, -1:]).sum(1).max())
     return vectors[:, :, -keep:].float().contiguous()
 

@@ -514,6 +514,15 @@ def test_a_point_mass_is_drawn_exactly() -> None:
     assert not ((outcomes.draws > 0) & (outcomes.draws < 0.4 * data.y[data.y > 0].min())).any()
 
 
+def test_held_out_laws_do_not_depend_on_the_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_zero_inflated(n_samples=200, random_state=0)
+    whole = small(nuisance=QUICK).fit(data.X, data.y, treatment=data.treatment)
+    monkeypatch.setattr(location_scale, "_ROWS", 13)
+    parts = small(nuisance=QUICK).fit(data.X, data.y, treatment=data.treatment)
+    assert (whole.held_out_.draws == 0).any()
+    assert_allclose(parts.held_out_.draws, whole.held_out_.draws, rtol=1e-6)
+
+
 def test_counts_are_counts() -> None:
     rng = np.random.default_rng(0)
     x, a = rng.standard_normal((250, 2)), np.arange(250) % 2

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
+from effects.nn import last_layer
+from effects.nn import means as means_module
 from effects.nn.last_layer import ArmPosterior, arm_coding, fit_linear, fit_logistic
 from effects.nn.losses import LOSSES, bernoulli_nll, denoising_error, gaussian_nll, orthogonal_weights
 from effects.nn.means import ConditionalMeans, MeansConfig, fit_means, means_from_state, means_state
@@ -910,6 +912,32 @@ def fitted_means(study: dict[str, Tensor], binary: bool) -> ConditionalMeans:
     )
     assert len(history) == 4
     return means
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_sums_over_blocks_of_rows_give_the_same_means(
+    study: dict[str, Tensor], binary: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of a million rows is never in double precision, or as features, all at once."""
+    whole = fitted_means(study, binary)
+    for module in (last_layer, means_module):
+        monkeypatch.setattr(module, "_ROWS", 17)
+    features = means_module._features
+    sizes: list[int] = []
+
+    def counted(network: ArmNetwork, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        sizes.append(len(inputs))
+        return features(network, inputs)
+
+    monkeypatch.setattr(means_module, "_features", counted)
+    parts = fitted_means(study, binary)
+    assert max(sizes) == 17
+    at = (study["inputs"], study["extra"])
+    np.testing.assert_allclose(parts.mean(*at), whole.mean(*at), atol=2e-4)
+    np.testing.assert_allclose(parts.variance(*at), whole.variance(*at), rtol=2e-3)
+    assert parts.out_of_sample is not None and whole.out_of_sample is not None
+    np.testing.assert_allclose(parts.out_of_sample.mean, whole.out_of_sample.mean, atol=2e-4)
+    np.testing.assert_allclose(parts.out_of_sample.log_sd, whole.out_of_sample.log_sd, atol=1e-5)
 
 
 @pytest.mark.parametrize("binary", [False, True])

@@ -15,6 +15,7 @@ from scipy.special import ndtr, ndtri
 from sklearn.dummy import DummyClassifier, DummyRegressor
 
 import effects.models.diffusion as diffusion
+import effects.models.location_scale as location_scale
 from effects import DiffPO, Nuisance
 from effects.datasets import make_bimodal, make_skewed, make_zero_inflated
 from effects.metrics import wasserstein

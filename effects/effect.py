@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from effects.individual import Coupling, IndividualEffect, Law, check_level
+from effects.individual import Coupling, IndividualEffect, Law, check_df, check_level, independent_share
 
 LINKS = ("identity", "log", "reciprocal")
 _BAND_DRAWS = 200_000
@@ -77,6 +77,8 @@ class Effect:
     >>> import numpy as np
     >>> from effects.effect import Effect
     >>> effect = Effect(np.array([[0.0, 2.0], [2.0, 4.0]]), treated=1, control=0)
+    >>> effect
+    Effect(1 vs 0, n_samples=2, n_members=2, mean=2)
     >>> effect.mean
     array([1., 3.])
     """
@@ -84,11 +86,11 @@ class Effect:
     members: NDArray[np.floating]
     treated: Hashable = 1
     control: Hashable = 0
-    laws: Callable[[], tuple[Law, Law]] | None = field(default=None, repr=False)
+    laws: Callable[[], tuple[Law, Law]] | None = None
     unit: str = ""
-    index: pd.Index | None = field(default=None, repr=False)
+    index: pd.Index | None = None
     df: float | None = None
-    supported: NDArray[np.bool_] | None = field(default=None, repr=False)
+    supported: NDArray[np.bool_] | None = None
     hidden: bool = False
     fresh: float | None = None
 
@@ -100,10 +102,16 @@ class Effect:
         if not np.isfinite(members).all():
             raise ValueError("members hold NaN or infinite values: an effect must be a number for every unit.")
         object.__setattr__(self, "members", members)
-        if self.df is not None and not self.df > 0:
-            raise ValueError(f"degrees of freedom cannot be {self.df!r}: give a positive number, or None.")
+        check_df(self.df)
         if self.supported is not None and np.shape(self.supported) != (len(self),):
             raise ValueError(f"supported has shape {np.shape(self.supported)} for {len(self)} units.")
+
+    def __repr__(self) -> str:
+        shown = self.mean
+        shown = shown[~np.isnan(shown)]
+        mean = f"{shown.mean():.4g}{self.unit and ' ' + self.unit}" if len(shown) else "unsupported"
+        size = f"n_samples={len(self)}, n_members={len(self.members)}"
+        return f"Effect({self.treated!r} vs {self.control!r}, {size}, mean={mean})"
 
     def __len__(self) -> int:
         return int(self.members.shape[1])
@@ -170,17 +178,9 @@ class Effect:
                 "outcomes.effect()."
             )
         treated, control = self.laws()
-        return IndividualEffect(treated, control, coupling, self._independent_share(treated, control))
-
-    def _independent_share(self, treated: Law, control: Law) -> NDArray[np.float64] | None:
-        """Share of the laws' variances that is the two outcomes' own, shape (n_samples,): fresh noise, and what is not
-        known of their mean difference."""
-        two_valued = all(np.isin(law.values, (0.0, 1.0)).all() for law in (treated, control))
-        if self.fresh is None or two_valued:
-            return None
-        total = treated.values.var(axis=0) + control.values.var(axis=0)
-        unknown = self.members.var(axis=0, dtype=np.float64)
-        return np.minimum(self.fresh + np.divide(unknown, total, out=np.zeros(len(self)), where=total > 0), 1.0)
+        return IndividualEffect(
+            treated, control, coupling, independent_share(treated, control, self.fresh, self.members)
+        )
 
     def prob_benefit(self, threshold: float = 0.0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         r"""Bounds on :math:`P(Y(t) - Y(c) > \text{threshold} \mid x)`, the share of such units that benefit.
@@ -312,8 +312,7 @@ class Estimate:
         check_level(self.level)
         if not self.se >= 0:
             raise ValueError(f"a standard error cannot be {self.se!r}.")
-        if self.df is not None and not self.df > 0:
-            raise ValueError(f"degrees of freedom cannot be {self.df!r}: give a positive number, or None.")
+        check_df(self.df)
         if self.link not in LINKS:
             raise ValueError(f"link must be one of {LINKS}, got {self.link!r}.")
         if (self.link == "log" and not self.value > 0) or (self.link == "reciprocal" and self.value == 0):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -12,7 +12,6 @@ import pandas as pd
 from joblib import Parallel, cpu_count, delayed
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.utils.metaestimators import available_if
 
 from effects.calibration import EffectSpread, alternative_weights, learn_spread
@@ -20,9 +19,9 @@ from effects.effect import Effect, contrast
 from effects.individual import Law
 from effects.nn.training import one_thread
 from effects.nuisance import CrossFitted, Nuisance, NuisanceValues
-from effects.outcomes import KINDS, PotentialOutcomes, between, shared_noise
+from effects.outcomes import KINDS, PotentialOutcomes, between, merged, shared_noise
 from effects.persistence import Persistent
-from effects.rows import TrainingData, check_propensities, check_weights, positions, row_keys, seed_of
+from effects.rows import TrainingData, check_propensities, check_weights, chunks, index_of, positions, row_keys, seed_of
 from effects.schema import Schema, check_sample_weight
 from effects.support import Support, SupportModel
 
@@ -199,7 +198,7 @@ class EffectEstimator(Persistent):
             raise ValueError(f"n_draws must be a positive int, got {n_draws!r}.")
         E = self._encode(X)
         rng = np.random.default_rng(self.seed_ if random_state is None else seed_of(random_state))
-        return self._outcomes(E, n_draws, rng, _index(X))
+        return self._outcomes(E, n_draws, rng, index_of(X))
 
     def predict_effect(
         self,
@@ -235,11 +234,11 @@ class EffectEstimator(Persistent):
         members = np.concatenate(parts, axis=1)
         arms, df, fresh = (self.arms_[t], self.arms_[c]), self._df(), shared_noise(self._fresh(), t, c)
         if unsupported == "keep":
-            return Effect(members, *arms, laws, index=_index(X), df=df, fresh=fresh)
+            return Effect(members, *arms, laws, index=index_of(X), df=df, fresh=fresh)
         found = self._support(E)
         enough = np.asarray(~(found.unlike | found.rare)[:, [t, c]].any(axis=1))  # of the two arms that are compared
         hidden = unsupported == "nan"
-        return Effect(members, *arms, laws, index=_index(X), df=df, supported=enough, hidden=hidden, fresh=fresh)
+        return Effect(members, *arms, laws, index=index_of(X), df=df, supported=enough, hidden=hidden, fresh=fresh)
 
     def support(self, X: ArrayLike | pd.DataFrame, *, level_flag: float = 0.01) -> Support:
         """How much the training data say about each unit: whether it is like the rows that got each arm, and whether
@@ -256,7 +255,7 @@ class EffectEstimator(Persistent):
         Support
             With ``supported`` and the ``reason`` of every flag; see `effects.support.SupportModel` for the method.
         """
-        return self._support(self._encode(X), level_flag, _index(X))
+        return self._support(self._encode(X), level_flag, index_of(X))
 
     def score(
         self,
@@ -270,10 +269,7 @@ class EffectEstimator(Persistent):
 
         For a binary outcome this is minus the Brier score.
         """
-        E = self._encode(X)
-        a, Y = self.schema_.encode_treatment(treatment), self.schema_.encode_outcome(y)
-        if not len(a) == len(Y) == len(E):
-            raise ValueError(f"X, y and treatment have {len(E)}, {len(Y)} and {len(a)} rows: they must agree.")
+        E, a, Y = self._observed(X, y, treatment)
         weight = np.ones(len(E)) if sample_weight is None else check_sample_weight(sample_weight, len(E))
 
         def loss(inputs: NDArray[np.float32], rows: slice, _: Any) -> float:
@@ -302,10 +298,7 @@ class EffectEstimator(Persistent):
         ndarray of shape (n_samples,)
             Natural logarithm, per unit of the outcome; of the probability for a binary outcome or a count.
         """
-        E = self._encode(X)
-        a, Y = self.schema_.encode_treatment(treatment), self.schema_.encode_outcome(y)
-        if not len(a) == len(Y) == len(E):
-            raise ValueError(f"X, y and treatment have {len(E)}, {len(Y)} and {len(a)} rows: they must agree.")
+        E, a, Y = self._observed(X, y, treatment)
         return np.concatenate(self._map(lambda inputs, rows, _: self._log_prob(inputs, Y[rows], a[rows]), E))
 
     def cross_fitted(
@@ -336,8 +329,7 @@ class EffectEstimator(Persistent):
         -------
         CrossFitted
         """
-        E = self._encode(X)
-        a, Y = self.schema_.encode_treatment(treatment), self.schema_.encode_outcome(y)
+        E, a, Y = self._observed(X, y, treatment)
         known = None if propensity is None else check_propensities(propensity, len(E), self.arms_)
         trial = self.nuisance_.trial_propensity
         if known is None and trial is not None:  # nothing is to be estimated
@@ -365,9 +357,9 @@ class EffectEstimator(Persistent):
             if e is None:
                 e = self.nuisance_.predict(E).propensity
                 e[seen] = out_of_fold.propensity[at[seen]]
-            outcomes = None if held is None else _side_by_side(held.take(at[seen]), new, seen)
+            outcomes = None if held is None else merged(held.take(at[seen]), new, seen)
             return CrossFitted(mu, e, outcomes, source if seen[counted].all() else "mixed")
-        outcomes = self._outcomes(E, None, np.random.default_rng(self.seed_), _index(X))
+        outcomes = self._outcomes(E, None, np.random.default_rng(self.seed_), index_of(X))
         e = known if known is not None else self._fresh_nuisance(E, a, Y, weight, None).out_of_fold_.propensity
         return CrossFitted(outcomes.mean(), e, outcomes, "other")
 
@@ -525,7 +517,7 @@ class EffectEstimator(Persistent):
         e = values.propensity
         alternatives = alternative_weights(data.y[rows], data.a[rows], data.weight[rows], mu, values)
         own, of_mean = np.empty((len(rows), mu.shape[1] - 1)), np.empty(len(rows))
-        for part in _chunks(len(rows), _CHUNK_ROWS):
+        for part in chunks(len(rows), _CHUNK_ROWS):
             means = self._means(self._inputs_given(data.E[rows[part]], values.take(np.arange(len(rows))[part])))
             own[part] = (means[:, :, 1:] - means[:, :, :1]).var(axis=0)
             of_mean[part] = np.einsum("mna,na->mn", means, e[part]).var(axis=0)
@@ -562,7 +554,7 @@ class EffectEstimator(Persistent):
             values = self._nuisances(some)
             inputs = self._inputs_given(some, values)
             results = []
-            for r in _chunks(len(inputs), size):
+            for r in chunks(len(inputs), size):
                 own = None if values is None else values.take(np.arange(r.start, r.stop))
                 results.append(function(inputs[r], slice(start + r.start, start + r.stop), own))
             return results
@@ -582,15 +574,15 @@ class EffectEstimator(Persistent):
             )
         return self.schema_.encode(X)
 
-    def _check_fitted(self) -> None:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError(
-                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with appropriate arguments before "
-                "using this estimator."
-            )
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "schema_")
+    def _observed(
+        self, X: ArrayLike | pd.DataFrame, y: ArrayLike, treatment: ArrayLike
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], Array]:
+        """Encoded covariates, arms and outcomes of observed units."""
+        E = self._encode(X)
+        a, Y = self.schema_.encode_treatment(treatment), self.schema_.encode_outcome(y)
+        if not len(a) == len(Y) == len(E):
+            raise ValueError(f"X, y and treatment have {len(E)}, {len(Y)} and {len(a)} rows: they must agree.")
+        return E, a, Y
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -599,21 +591,3 @@ class EffectEstimator(Persistent):
         tags.input_tags.string = True
         tags.target_tags.required = True
         return tags
-
-
-def _side_by_side(held: PotentialOutcomes, new: PotentialOutcomes, seen: NDArray[np.bool_]) -> PotentialOutcomes:
-    """Laws of rows of the fit (where `seen`) and of other rows, as one value with the draws of the former."""
-    n = held.n_draws
-    draws = np.empty((1, n, len(seen), held.n_arms), dtype=np.float32)
-    levels = (np.arange(n) + 0.5) / n
-    for part, rows in ((held, seen), (new, ~seen)):
-        draws[0][:, rows] = part.mean()[None] if held.kind == "binary" else part.quantile(levels)
-    return PotentialOutcomes(draws, held.arms, held.kind)
-
-
-def _chunks(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-def _index(X: Any) -> pd.Index | None:
-    return X.index if isinstance(X, pd.DataFrame) else None

@@ -22,6 +22,12 @@ def check_level(level: float) -> float:
     return float(level)
 
 
+def check_df(df: float | None) -> None:
+    """Refuse degrees of freedom that are no positive number."""
+    if df is not None and not df > 0:
+        raise ValueError(f"degrees of freedom cannot be {df!r}: give a positive number, or None.")
+
+
 @dataclass(frozen=True, eq=False)
 class Law:
     """The outcome's law under one arm, unit by unit, as equally likely sorted values.
@@ -195,6 +201,20 @@ class IndividualEffect:
         k = min(int(np.floor(q * n + 1e-9)), n - 1)
         upper = (t[k:] - c[: n - k]).min(axis=0)
         return np.stack([np.minimum(lower, upper), upper])
+
+
+def independent_share(treated: Law, control: Law, fresh: float | None, members: NDArray[Any]) -> Array | None:
+    """Share of two laws' variances that is the outcomes' own, shape (n_samples,), for `IndividualEffect`.
+
+    That is `fresh` noise, and what is not known of their mean difference, of which `members` (n_members, n_samples) are
+    draws. None, for all of it, where `fresh` is None or the laws are two-valued.
+    """
+    two_valued = all(np.isin(law.values, (0.0, 1.0)).all() for law in (treated, control))
+    if fresh is None or two_valued:
+        return None
+    total = treated.values.var(axis=0) + control.values.var(axis=0)
+    unknown = members.var(axis=0, dtype=np.float64)
+    return np.minimum(fresh + np.divide(unknown, total, out=np.zeros(len(total)), where=total > 0), 1.0)
 
 
 def _resized(values: Array, n: int) -> Array:

@@ -304,6 +304,16 @@ class PotentialOutcomes:
             yield chunk.reshape(size, chunk.shape[2], self.n_arms)
 
 
+def merged(held: PotentialOutcomes, new: PotentialOutcomes, seen: NDArray[np.bool_]) -> PotentialOutcomes:
+    """Laws of rows of the fit (where `seen`) and of other rows, as one value with the draws of the former."""
+    n = held.n_draws
+    draws = np.empty((1, n, len(seen), held.n_arms), dtype=np.float32)
+    levels = (np.arange(n) + 0.5) / n
+    for part, rows in ((held, seen), (new, ~seen)):
+        draws[0][:, rows] = part.mean()[None] if held.kind == "binary" else part.quantile(levels)
+    return PotentialOutcomes(draws, held.arms, held.kind)
+
+
 def shared_noise(fresh: tuple[float, ...] | None, treated: int, control: int) -> float | None:
     """Share of fresh noise in the laws of two arms (positions), from those of each arm beside the first."""
     if fresh is None:

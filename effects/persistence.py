@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
 
 from effects.calibration import EffectSpread
 from effects.files import write_whole
@@ -40,8 +41,15 @@ class Persistent(BaseEstimator):
     effect_spread_: EffectSpread | None
     support_model_: SupportModel
 
-    @abstractmethod
-    def _check_fitted(self) -> None: ...
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise NotFittedError(
+                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with appropriate arguments before "
+                "using this estimator."
+            )
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "schema_")
 
     @abstractmethod
     def _get_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -72,9 +80,7 @@ class Persistent(BaseEstimator):
         self._check_fitted()
         arrays, state = self._get_state()
         nuisance_arrays, nuisance_state = self.nuisance_.to_arrays()
-        arrays |= {f"nuisance.{name}": value for name, value in nuisance_arrays.items()} | {
-            "rows": self.rows_.view(np.int64)
-        }
+        arrays |= named("nuisance", nuisance_arrays) | {"rows": self.rows_.view(np.int64)}
         if self.effect_spread_ is not None:
             arrays |= {
                 f"spread.{name}": getattr(self.effect_spread_, name) for name in ("alternatives", "scale", "fresh")
@@ -85,7 +91,7 @@ class Persistent(BaseEstimator):
         if held_out:
             arrays |= self._held_out_arrays()
         support, support_meta = self.support_model_.to_arrays()
-        arrays |= {f"support.{name}": value for name, value in support.items()}
+        arrays |= named("support", support)
         fitted: dict[str, Any] = {"seed": self.seed_, "names": names, "history": self.history_, "df": self.df_}
         fitted["support"] = support_meta
         header: dict[str, Any] = {"params": params, "schema": self.schema_.to_dict()}
@@ -115,13 +121,7 @@ class Persistent(BaseEstimator):
         ValueError
             If the file is not a model of this class, or is damaged.
         """
-        header, arrays = read_model(path)
-        if header["class"] != cls.__name__:
-            raise ValueError(f"{str(path)!r} holds a {header['class']}, not a {cls.__name__}: use effects.load.")
-        try:
-            return cls._restore(header, arrays)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"the model in {str(path)!r} is damaged ({type(error).__name__}: {error}).") from error
+        return read_as(path, cls.__name__, cls._restore)
 
     def _params_state(self) -> dict[str, Any]:
         """Constructor parameters but the nuisance, as JSON can hold them."""
@@ -139,9 +139,9 @@ class Persistent(BaseEstimator):
         given = header["nuisance_params"]
         params["nuisance"] = None if given is None else Nuisance(**given)
         self = cls(**params)
-        nuisance = {k.removeprefix("nuisance."): v for k, v in arrays.items() if k.startswith("nuisance.")}
         schema, fitted = Schema.from_dict(header["schema"]), header["fitted"]
-        self.nuisance_ = Nuisance.from_arrays(nuisance, header["nuisance"]).set_params(**header["nuisance_fit"])
+        nuisance = Nuisance.from_arrays(part(arrays, "nuisance"), header["nuisance"])
+        self.nuisance_ = nuisance.set_params(**header["nuisance_fit"])
         self.arms_, self.seed_, self.rows_ = schema.arms, int(fitted["seed"]), arrays.pop("rows").view(np.uint64)
         self.df_, self.effect_spread_ = int(fitted["df"]), None
         if "spread.scale" in arrays:
@@ -151,8 +151,7 @@ class Persistent(BaseEstimator):
         self.history_, self.n_features_in_ = fitted["history"], len(schema.columns)
         if fitted["names"]:
             self.feature_names_in_ = np.asarray(fitted["names"], dtype=object)
-        support = {k.removeprefix("support."): v for k, v in arrays.items() if k.startswith("support.")}
-        self.support_model_ = SupportModel.from_arrays(support, fitted["support"])
+        self.support_model_ = SupportModel.from_arrays(part(arrays, "support"), fitted["support"])
         others = ("nuisance.", "support.", "fold.", "held.")
         own = {k: v for k, v in arrays.items() if not k.startswith(others)}
         self.__dict__.update(self._set_state(own, header["state"], schema))
@@ -166,6 +165,44 @@ class Persistent(BaseEstimator):
             self.__dict__["held_out_"] = laws
         self.schema_ = schema
         return self
+
+
+Saved = TypeVar("Saved")
+Value = TypeVar("Value")
+
+
+def read_as(
+    path: str | os.PathLike[str], name: str, restore: Callable[[dict[str, Any], dict[str, NDArray[Any]]], Saved]
+) -> Saved:
+    """A model of class `name`, restored from the header and arrays of its file.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        If the file is no model of this class, or is damaged.
+    """
+    header, arrays = read_model(path)
+    if header["class"] != name:
+        raise ValueError(f"{str(path)!r} holds a {header['class']}, not a {name}: use effects.load.")
+    try:
+        return restore(header, arrays)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the model in {str(path)!r} is damaged ({type(error).__name__}: {error}).") from error
+
+
+def part(entries: Mapping[str, Value], name: str) -> dict[str, Value]:
+    """The entries ``name.*``, without that prefix.
+
+    >>> part({"net.a": 1, "net.b.c": 2, "other": 3}, "net")
+    {'a': 1, 'b.c': 2}
+    """
+    return {key.removeprefix(f"{name}."): value for key, value in entries.items() if key.startswith(f"{name}.")}
+
+
+def named(name: str, entries: Mapping[str, Value]) -> dict[str, Value]:
+    """The inverse of `part`."""
+    return {f"{name}.{key}": value for key, value in entries.items()}
 
 
 def write_model(

@@ -1,12 +1,13 @@
-"""Rows of a table as estimators take them: checked weights and propensities, and how a row is known again."""
+"""Rows of a table as estimators take them: checked weights and propensities, parts, how a row is known again."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
@@ -115,3 +116,13 @@ def positions(keys: NDArray[np.uint64], known: NDArray[np.uint64]) -> NDArray[np
     order = np.argsort(known, kind="stable")
     at = np.minimum(np.searchsorted(known[order], keys), len(known) - 1)
     return np.where(known[order][at] == keys, order[at], -1)
+
+
+def chunks(n: int, size: int) -> Iterator[slice]:
+    """Consecutive rows, at most `size` at a time."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def index_of(X: Any) -> pd.Index | None:
+    """The labels of the rows, where they have any."""
+    return X.index if isinstance(X, pd.DataFrame) else None

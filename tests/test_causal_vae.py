@@ -22,6 +22,7 @@ from effects.schema.table import TableSchema
 from effects.structural.dear import fit_linear_mechanism, linear_mechanism_from_state, linear_mechanism_state
 from effects.structural.encoder import LabelEncoder
 from effects.structural.ensemble import ColumnEnsemble, EncodedColumns, budget
+from effects.structural.graph import CausalGraph
 from effects.structural.mechanisms import Continuous
 from effects.structural.noise import (
     ColumnScores,
@@ -451,6 +452,25 @@ def test_parameters_are_checked(options: dict[str, Any], match: str) -> None:
     frame, _, _ = patients(30, 0)
     with pytest.raises(ValueError, match=match):
         CausalVAE(GRAPH, factors=GROUPS, **options).fit(frame)
+
+
+def test_the_graph_is_checked_with_its_groups_spelled_out() -> None:
+    frame, _, _ = patients(600, 4)
+    spelled = [("age", "apache"), ("age", "sofa"), ("apache", "sofa"), ("apache", "therapy"), ("sofa", "therapy")]
+    check = CausalVAE(GRAPH, factors=GROUPS).check_graph(frame, random_state=0)
+    assert check.passed  # age acts on therapy through severity alone
+    assert_frame_equal(check.table, CausalGraph.parse(spelled).check(frame, random_state=0).table)
+    assert [*zip(check.edges["parent"], check.edges["child"], strict=True)] == spelled
+    broken = frame.assign(therapy=np.where(frame["age"] > frame["age"].median(), "yes", "no"))
+    assert CausalVAE(GRAPH, factors=GROUPS).check_graph(broken, random_state=0).disputed == (("age", "therapy"),)
+
+
+def test_columns_that_are_all_constant_are_refused_with_the_cure() -> None:
+    frame = patients(60, 0)[0][["age", "apache"]].assign(site="north", unit=3.0)
+    with pytest.raises(ValueError, match=r"\('site', 'unit'\) are constant.*columns=\[\]"):
+        CausalVAE([("age", "apache")], **QUICK).fit(frame)
+    model = CausalVAE([("age", "apache")], columns=[], **QUICK).fit(frame)
+    assert list(model.counterfactual(frame, do={"age": 60.0}).columns) == ["age", "apache"]
 
 
 def test_rows_without_labels_teach_the_mechanisms() -> None:

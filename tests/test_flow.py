@@ -24,7 +24,7 @@ from effects.datasets import (
     make_three_arms,
     make_zero_inflated,
 )
-from effects.models.flow import ConditionalSpline, _log_between, _scores_of, spline, spline_nll
+from effects.models.flow import ConditionalSpline, _log_between, spline, spline_nll
 from effects.models.interventional import InterventionalLaw, _distribution, _fit_law, _signed_weights
 from effects.models.representation import imbalance
 from effects.nn.losses import mmd
@@ -105,13 +105,13 @@ def test_scores_and_their_slope_invert_the_residual_law() -> None:
     score = np.linspace(-4, 4, 37)[:, None].repeat(2, 1)
     for arm in (0, 1):
         residual = law.residual(score)[:, arm]
-        found, _ = _scores_of(residual, law, arm)
+        found, _ = law.score_and_slope(residual, arm)
         assert_allclose(found, score[:, arm], atol=1e-9)
         assert_allclose(found, law.score(residual, np.full(37, arm)), atol=1e-12)
         between = residual + 1e-4 * np.ptp(residual)
         step = 1e-7 * np.ptp(residual)
         slope = (law.score(between + step, np.full(37, arm)) - law.score(between, np.full(37, arm))) / step
-        assert_allclose(np.exp(_scores_of(between, law, arm)[1]), slope, rtol=1e-5)
+        assert_allclose(np.exp(law.score_and_slope(between, arm)[1]), slope, rtol=1e-5)
 
 
 def test_masses_are_exact_in_both_tails() -> None:

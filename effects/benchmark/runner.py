@@ -247,6 +247,8 @@ def execute(job: Job) -> dict[str, Any]:
     >>> row["status"], row["out_sqrt_pehe"] < 10
     ('ok', True)
     """
+    from effects.nn.training import one_thread
+
     package = PEERS[job.estimator].pip if job.estimator in PEERS else _NEEDS.get(job.estimator, "")
     row: dict[str, Any] = {
         "key": job.key,
@@ -264,7 +266,7 @@ def execute(job: Job) -> dict[str, Any]:
     }
     start = time.perf_counter()
     try:
-        with threadpool_limits(1), _one_torch_thread(), warnings.catch_warnings():
+        with threadpool_limits(1), one_thread(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             row |= _measure(job)
     except Exception as error:  # whatever a library does, the other runs go on
@@ -294,18 +296,6 @@ def _measure(job: Job) -> dict[str, Any]:
     for where, prediction, data in (("out", outside, test), ("in", inside, train)):
         row |= {f"{where}_{name}": value for name, value in scores(prediction, data, job.level).items()}
     return row
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ---------------------------------------------------------------------------------------------------------- all runs

@@ -23,6 +23,7 @@ from effects.nn.scale import OutcomeScale, normal_nodes
 from effects.nuisance import BoostedTrees, Nuisance, _node_dtype, _with_arm
 from effects.rows import TrainingData
 from effects.schema import Schema
+from effects.schema.checks import check_whole
 
 Array = NDArray[np.float64]
 LEARNERS = ("t", "s")
@@ -62,9 +63,7 @@ class _TreePosterior(EffectEstimator):
     def _check_params(self) -> None:
         super()._check_params()
         for name in self._sizes:
-            value, least = getattr(self, name), 0 if name == "n_gfr" else 1
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+            check_whole(name, getattr(self, name), 0 if name == "n_gfr" else 1)
         if self.n_members > self.n_mcmc:
             raise ValueError(
                 f"n_members={self.n_members} draws cannot be taken from n_mcmc={self.n_mcmc} iterations: raise n_mcmc."

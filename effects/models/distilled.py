@@ -17,8 +17,10 @@ from effects.nn.scale import normal_nodes
 from effects.nn.student import Lesson, Student, StudentNetwork, average, fit_student, probability
 from effects.nn.training import Settings, one_thread, resolve_device
 from effects.nuisance import NuisanceValues
+from effects.persistence import part
 from effects.rows import seed_of
 from effects.schema import Schema
+from effects.schema.checks import check_whole
 
 Array = NDArray[np.float64]
 _FEWEST = 20
@@ -104,8 +106,7 @@ class DistillableEstimator(LocationScaleEstimator, ABC):
         self._check_fitted()
         limits = (("n_rows", n_rows, _FEWEST), ("n_knots", n_knots, 2), ("hidden", hidden, 1), ("epochs", epochs, 1))
         for name, value, least in limits:
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+            check_whole(name, value, least)
         if self.effect_spread_ is None:
             raise ValueError(f"this {type(self).__name__} is a part of another estimator: distill one of its own.")
         seed = self.seed_ if random_state is None else seed_of(random_state)
@@ -249,7 +250,7 @@ class DistillableEstimator(LocationScaleEstimator, ABC):
             return fitted | {"student_": None}
         hidden, n_knots = int(state["student"]["hidden"]), int(state["student"]["n_knots"])
         network = StudentNetwork(len(schema.feature_names), schema.n_arms, n_knots, hidden, torch.Generator())
-        tensors = {k.removeprefix("student."): torch.from_numpy(v) for k, v in arrays.items() if k[:8] == "student."}
+        tensors = {k: torch.from_numpy(v) for k, v in part(arrays, "student").items()}
         network.load_state_dict(tensors)
         student = Student(network.requires_grad_(False), hidden, n_knots, float(state["student"]["loss"]))
         return fitted | {"student_": student}

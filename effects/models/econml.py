@@ -20,6 +20,7 @@ from effects.nn.scale import normal_nodes
 from effects.nuisance import Nuisance
 from effects.rows import TrainingData
 from effects.schema import Schema
+from effects.schema.checks import check_whole
 
 Array = NDArray[np.float64]
 _DATA = {"Y", "T", "X"}
@@ -154,9 +155,7 @@ class EconML(EffectEstimator):
     def _check_params(self) -> None:
         super()._check_params()
         for name, least in (("n_trees", 4), ("n_members", 4), ("n_draws", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+            check_whole(name, getattr(self, name), least)
         if self.n_trees % 4:
             raise ValueError(f"n_trees must be a multiple of 4 (EconML's forests grow in groups), got {self.n_trees}.")
         if self.estimator is not None:

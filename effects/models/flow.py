@@ -105,24 +105,9 @@ class _Conditional:
         score, log_slope = np.empty_like(residual), np.empty_like(residual)
         for k in np.unique(self.arm):
             own = self.arm == k
-            score[:, own], log_slope[:, own] = _scores_of(residual[:, own], self.residuals, k)
+            score[:, own], log_slope[:, own] = self.residuals.score_and_slope(residual[:, own], k)
         noise, more = spline(self.parameters).call_and_ladj(torch.from_numpy(score))
         return noise.numpy(), log_slope + more.numpy() - np.log(self.width)
-
-
-def _scores_of(residual: Array, law: ResidualLaw, arm: int) -> tuple[Array, Array]:
-    """Normal scores of residuals under one arm, and the log derivative of the map: `ResidualLaw.score`, with slopes."""
-    values, scores = law.values[arm], law.scores
-    reach = min(4, len(scores) - 1)
-    slope = np.empty(len(scores) + 1)
-    slope[1:-1] = np.diff(scores) / np.diff(values)
-    slope[0] = (scores[reach] - scores[0]) / (values[reach] - values[0])
-    slope[-1] = (scores[-1] - scores[-1 - reach]) / (values[-1] - values[-1 - reach])
-    flat = residual.ravel()
-    score = np.interp(flat, values, scores)
-    score += slope[0] * np.minimum(flat - values[0], 0.0) + slope[-1] * np.maximum(flat - values[-1], 0.0)
-    log_slope = np.log(slope[np.searchsorted(values, flat)])
-    return score.reshape(residual.shape), log_slope.reshape(residual.shape)
 
 
 def log_law(y: Array, scale: OutcomeScale, noise: Any) -> Array:

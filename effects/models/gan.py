@@ -21,6 +21,7 @@ from effects.nn.scale import OutcomeScale, normal_nodes
 from effects.nn.training import Objective, Settings, held_out, train
 from effects.nuisance import Nuisance
 from effects.outcomes import PotentialOutcomes
+from effects.persistence import part
 from effects.rows import TrainingData
 from effects.schema import Schema
 
@@ -354,8 +355,7 @@ class GANITE(LocationScaleEstimator):
         if "n_noise" in state:
             shape = (int(state["n_networks"]), int(state["hidden"]), schema.n_arms, int(state["n_noise"]))
             noise = NoiseNetwork(*shape, torch.Generator())
-            own = {k.removeprefix("noise."): v for k, v in arrays.items() if k.startswith("noise.")}
-            noise.load_state_dict({name: torch.from_numpy(value) for name, value in own.items()})
+            noise.load_state_dict({name: torch.from_numpy(value) for name, value in part(arrays, "noise").items()})
             fitted["noise_"] = noise.requires_grad_(False)
         return fitted
 

@@ -17,8 +17,10 @@ from effects.models.treatment_effect import METHODS, treatment_effect
 from effects.nn.scale import normal_nodes
 from effects.nuisance import Nuisance
 from effects.parallel import side_by_side
+from effects.persistence import named, part
 from effects.rows import TrainingData
 from effects.schema import Schema
+from effects.schema.checks import check_sizes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,10 +166,7 @@ class GComputation(EffectEstimator):
                 raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}.")
         if not isinstance(self.interactions, bool | np.bool_):
             raise ValueError(f"interactions must be True or False, got {self.interactions!r}.")
-        for name in ("n_members", "n_draws"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+        check_sizes(self, ("n_members", "n_draws"))
 
     def _check_possible(self, schema: Schema) -> None:
         super()._check_possible(schema)
@@ -355,15 +354,13 @@ class GComputation(EffectEstimator):
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {METHODS}, got {method!r}.")
-        E = self._encode(X)
+        self._check_fitted()
         if len(self.arms_) != 2:
             raise ValueError(
                 f"statsmodels compares two arms, treatment has {len(self.arms_)} ({self.arms_}): use "
                 "effects.estimate_ate."
             )
-        a, Y = self.schema_.encode_treatment(treatment), self.schema_.encode_outcome(y)
-        if not len(a) == len(Y) == len(E):
-            raise ValueError(f"X, y and treatment have {len(E)}, {len(Y)} and {len(a)} rows: they must agree.")
+        E, a, Y = self._observed(X, y, treatment)
         Z = np.column_stack([np.ones(len(E)), (E.astype(np.float64) - self.center_) / self.spread_])
         value, se = treatment_effect(Z[:, _independent(Z)], Y, a, method)
         name = f"statsmodels TreatmentEffect.{method}"
@@ -379,7 +376,7 @@ class GComputation(EffectEstimator):
         state: dict[str, Any] = {"family": self.family_, "columns": self.column_names_, "dropped": self.dropped_}
         if self.residuals_ is not None:
             more, state["residuals"] = self.residuals_.to_arrays()
-            arrays |= {f"residuals.{name}": value for name, value in more.items()}
+            arrays |= named("residuals", more)
         return arrays, state
 
     def _set_state(self, arrays: dict[str, NDArray[Any]], state: dict[str, Any], schema: Schema) -> dict[str, Any]:
@@ -395,8 +392,7 @@ class GComputation(EffectEstimator):
         fitted |= {"ceiling_": ceiling, "column_names_": state["columns"], "dropped_": state["dropped"]}
         fitted["residuals_"] = None
         if "residuals" in state:
-            part = {k.removeprefix("residuals."): v for k, v in arrays.items() if k.startswith("residuals.")}
-            fitted["residuals_"] = ResidualDistribution.from_arrays(part, state["residuals"])
+            fitted["residuals_"] = ResidualDistribution.from_arrays(part(arrays, "residuals"), state["residuals"])
         return fitted
 
 

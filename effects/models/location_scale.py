@@ -14,12 +14,22 @@ from torch import Tensor
 
 from effects.estimator import EffectEstimator
 from effects.nn.means import ConditionalMeans, MeansConfig, OutOfSample, fit_means, means_from_state, means_state
-from effects.nn.scale import OutcomeScale, ResidualLaw, may_be_log, normal_nodes, nuisance_columns, prefers_log
+from effects.nn.scale import (
+    OutcomeScale,
+    ResidualLaw,
+    may_be_log,
+    normal_nodes,
+    nuisance_columns,
+    own_share,
+    prefers_log,
+)
 from effects.nn.training import Settings, resolve_device
 from effects.nuisance import Nuisance, NuisanceValues
 from effects.outcomes import PotentialOutcomes
-from effects.rows import TrainingData
+from effects.persistence import named, part
+from effects.rows import TrainingData, chunks
 from effects.schema import Schema
+from effects.schema.checks import check_rates, check_sizes
 
 Array = NDArray[np.float64]
 _STEPS = 1200
@@ -150,22 +160,21 @@ class LocationScaleEstimator(EffectEstimator, ABC):
         shrink = np.ones(n_arms)
         for k in range(n_arms):
             own = data.a == k
-            total = np.average(residual[own] ** 2, weights=data.weight[own])
-            carried = np.average(variance[own, k] / spread[own, k] ** 2, weights=data.weight[own])
-            shrink[k] = np.sqrt(max(1.0 - carried / max(total, 1e-12), 0.25))
+            carried = variance[own, k] / spread[own, k] ** 2
+            shrink[k] = own_share(residual[own], carried, data.weight[own])
 
-        def honest(part: slice) -> Array:
+        def honest(some: slice) -> Array:
             """Laws (n_draws, rows, n_arms) of some rows on the modelling scale."""
-            noise = residuals.residual(nodes[:, part])
-            return held.mean[part].numpy() + spread[part] * (noise - noise.mean(axis=0))
+            noise = residuals.residual(nodes[:, some])
+            return held.mean[some].numpy() + spread[some] * (noise - noise.mean(axis=0))
 
-        parts = [slice(start, start + _ROWS) for start in range(0, len(z), _ROWS)]
+        blocks = list(chunks(len(z), _ROWS))
         if scale.lowest is not None:
-            own = np.concatenate([honest(p)[:, np.arange(len(data.a[p])), data.a[p]] for p in parts], axis=1)
+            own = np.concatenate([honest(b)[:, np.arange(len(data.a[b])), data.a[b]] for b in blocks], axis=1)
             scale = scale.with_atom(own, np.average(data.y == scale.lowest, weights=data.weight))
         draws = np.empty((1, *nodes.shape), dtype=np.float32)
-        for part in parts:
-            draws[0, :, part] = scale.decode(honest(part))
+        for some in blocks:
+            draws[0, :, some] = scale.decode(honest(some))
         result = PotentialOutcomes(draws, data.schema.arms, data.schema.outcome.kind)
         return fitted | {"residuals_": residuals, "shrink_": shrink, "scale_": scale, "held_out_": result}
 
@@ -195,16 +204,8 @@ class LocationScaleEstimator(EffectEstimator, ABC):
 
     def _check_params(self) -> None:
         super()._check_params()
-        for name in self._sizes:
-            value = getattr(self, name)
-            if value is None and name in ("n_networks", "epochs"):
-                continue
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
-        for name in self._rates:
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < np.inf or (name == "lr" and value == 0):
-                raise ValueError(f"{name} must be a positive number, got {value!r}.")
+        check_sizes(self, self._sizes, optional=("n_networks", "epochs"))
+        check_rates(self, self._rates)
         resolve_device(self.device)
 
     # ------------------------------------------------------------------ predict
@@ -284,7 +285,7 @@ class LocationScaleEstimator(EffectEstimator, ABC):
     # ------------------------------------------------------------------ save / load
 
     def _get_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        tensors = {f"means.{name}": value for name, value in means_state(self.means_).items()}
+        tensors = named("means", means_state(self.means_))
         network = self.means_.network
         state: dict[str, Any] = {"scale": self.scale_.to_dict()}
         state["n_networks"], state["n_inputs"], state["hidden"] = network.trunk[0].weight.shape
@@ -292,33 +293,29 @@ class LocationScaleEstimator(EffectEstimator, ABC):
         if self.residuals_ is not None:
             arrays |= {"residuals.scores": self.residuals_.scores, "residuals.values": self.residuals_.values}
             more, state["scores"] = self._scores_state()
-            tensors |= {f"scores.{name}": value for name, value in more.items()}
+            tensors |= named("scores", more)
         if self.log_nuisance_ is not None:
             nuisance, state["log_nuisance"] = self.log_nuisance_.to_arrays()
-            arrays |= {f"log_nuisance.{name}": value for name, value in nuisance.items()}
+            arrays |= named("log_nuisance", nuisance)
         return arrays | {name: value.numpy() for name, value in tensors.items()}, state
 
     def _set_state(self, arrays: dict[str, NDArray[Any]], state: dict[str, Any], schema: Schema) -> dict[str, Any]:
         n_arms = schema.n_arms
-
-        def part(name: str) -> dict[str, Any]:
-            return {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
-
         shape = {"n_networks": state["n_networks"], "n_inputs": state["n_inputs"], "n_arms": n_arms}
         shape["hidden"] = state["hidden"]
         fitted: dict[str, Any] = {
-            "means_": means_from_state({k: torch.from_numpy(v) for k, v in part("means").items()}, shape),
+            "means_": means_from_state({k: torch.from_numpy(v) for k, v in part(arrays, "means").items()}, shape),
             "scale_": OutcomeScale(**state["scale"]),
             "shrink_": arrays["shrink"],
         }
         fitted |= {"residuals_": None, "log_nuisance_": None, "held_out_": None}
         if "scores" in state:
-            tensors = {k: torch.from_numpy(v) for k, v in part("scores").items()}
+            tensors = {k: torch.from_numpy(v) for k, v in part(arrays, "scores").items()}
             context = int(state["n_inputs"]) - len(schema.feature_names) + 2 * n_arms
             fitted |= self._set_scores_state(tensors, state["scores"], context, n_arms)
             fitted["residuals_"] = ResidualLaw(arrays["residuals.scores"], arrays["residuals.values"])
         if "log_nuisance" in state:
-            fitted["log_nuisance_"] = Nuisance.from_arrays(part("log_nuisance"), state["log_nuisance"])
+            fitted["log_nuisance_"] = Nuisance.from_arrays(part(arrays, "log_nuisance"), state["log_nuisance"])
         return fitted
 
 

@@ -23,6 +23,7 @@ from effects.nuisance import Nuisance
 from effects.parallel import side_by_side
 from effects.rows import TrainingData
 from effects.schema import Schema
+from effects.schema.checks import check_sizes
 
 Array = NDArray[np.float64]
 
@@ -144,10 +145,7 @@ class ProbabilisticLearner(EffectEstimator):
 
     def _check_params(self) -> None:
         super()._check_params()
-        for name in ("n_members", "n_draws"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
+        check_sizes(self, ("n_members", "n_draws"))
 
     def _check_possible(self, schema: Schema) -> None:
         super()._check_possible(schema)

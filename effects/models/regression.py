@@ -16,8 +16,10 @@ from effects.estimator import EffectEstimator
 from effects.models.residuals import ResidualDistribution, pack_trees, unpack_trees
 from effects.nuisance import Nuisance, Predictor, _boosting, _event, _fit_model, _with_arm
 from effects.parallel import side_by_side
+from effects.persistence import named, part
 from effects.rows import TrainingData
 from effects.schema import Schema
+from effects.schema.checks import check_whole
 
 Array = NDArray[np.float64]
 Member = TypeVar("Member")
@@ -83,9 +85,7 @@ class MetaLearner(EffectEstimator):
     def _check_params(self) -> None:
         super()._check_params()
         for name, least in (("n_members", 1), ("n_folds", 2), ("n_draws", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+            check_whole(name, getattr(self, name), least)
         for name in ("model", "effect_model"):
             given = getattr(self, name, None)
             if given is not None and (isinstance(given, type) or not hasattr(given, "fit")):
@@ -199,24 +199,21 @@ class MetaLearner(EffectEstimator):
         if self.model is not None:
             raise unsaveable(type(self).__name__, self.model)
         arrays, state = pack_trees([model for models in self.members_ for model in models])
-        arrays = {f"members.{name}": value for name, value in arrays.items()}
+        arrays = named("members", arrays)
         state["n_members"] = len(self.members_)
         if self.residuals_ is not None:
             more, state["residuals"] = self.residuals_.to_arrays()
-            arrays |= {f"residuals.{name}": value for name, value in more.items()}
+            arrays |= named("residuals", more)
         return arrays, state
 
     def _set_state(self, arrays: dict[str, NDArray[Any]], state: dict[str, Any], schema: Schema) -> dict[str, Any]:
-        def part(name: str) -> dict[str, Any]:
-            return {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
-
         widths, n_members = self._widths(schema), int(state["n_members"])
-        flat = unpack_trees(part("members"), state, widths * n_members)
+        flat = unpack_trees(part(arrays, "members"), state, widths * n_members)
         step = len(widths)
         fitted: dict[str, Any] = {"members_": [flat[j * step : (j + 1) * step] for j in range(n_members)]}
         fitted["residuals_"] = None
         if "residuals" in state:
-            fitted["residuals_"] = ResidualDistribution.from_arrays(part("residuals"), state["residuals"])
+            fitted["residuals_"] = ResidualDistribution.from_arrays(part(arrays, "residuals"), state["residuals"])
         return fitted
 
 

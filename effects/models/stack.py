@@ -32,6 +32,7 @@ from effects.models.library import LIBRARY, Regression
 from effects.nn.scale import OutcomeScale, may_be_log
 from effects.nuisance import Nuisance, NuisanceValues
 from effects.outcomes import PotentialOutcomes
+from effects.persistence import part as under
 from effects.rows import TrainingData
 from effects.schema import Schema
 
@@ -466,21 +467,21 @@ class CausalStack(EffectEstimator):
 
     def _set_state(self, arrays: dict[str, NDArray[Any]], state: dict[str, Any], schema: Schema) -> dict[str, Any]:
         estimators: dict[str, EffectEstimator] = {}
-        for k, part in enumerate(state["parts"]):
-            cls = _named(part["class"])
-            est = cls(**cls._params_from(part["params"]))
-            est.__dict__.update(est._set_state(_under(arrays, f"{k}."), part["state"], schema))
-            est.nuisance_, est.arms_, est.seed_ = self.nuisance_, schema.arms, int(part["seed"])
+        for k, one in enumerate(state["parts"]):
+            cls = _named(one["class"])
+            est = cls(**cls._params_from(one["params"]))
+            est.__dict__.update(est._set_state(under(arrays, str(k)), one["state"], schema))
+            est.nuisance_, est.arms_, est.seed_ = self.nuisance_, schema.arms, int(one["seed"])
             est.history_, est.rows_, est.n_features_in_ = [], self.rows_, len(schema.columns)
             est.df_, est.effect_spread_, est.schema_ = self.df_, None, schema
-            estimators[str(part["name"])] = est
+            estimators[str(one["name"])] = est
         weights = Weights(
             tuple(state["names"]), arrays["weights.mean"], arrays["weights.effect"], arrays["weights.law"]
         )
         library: dict[str, Regression] = {}
         for name in state["library"]:
             regression = LIBRARY[name]
-            library[name] = regression.from_arrays(_under(arrays, f"library.{name}."), schema.outcome.kind)
+            library[name] = regression.from_arrays(under(arrays, f"library.{name}"), schema.outcome.kind)
         fitted: dict[str, Any] = {"estimators_": estimators, "combination_": weights, "library_": library}
         fitted["widths_"] = [int(width) for width in state["widths"]]
         fitted["logs_"] = None if state["logs"] is None else Logs(**state["logs"])
@@ -514,11 +515,6 @@ def _logs(data: TrainingData) -> Logs | None:
         return None
     scale = OutcomeScale.learn(data.y, "continuous", log=True)
     return Logs(scale.offset) if scale.lowest is None else None
-
-
-def _under(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    """The arrays whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def _named(name: str) -> type[EffectEstimator]:

@@ -17,10 +17,11 @@ from effects.nn.last_layer import ArmPosterior
 from effects.nn.latent import CHUNK, ColumnLaws, LatentNetwork, normal_kl
 from effects.nn.means import ConditionalMeans, OutOfSample, _last_layer
 from effects.nn.networks import ArmNetwork
-from effects.nn.scale import OutcomeScale, ResidualLaw, normal_nodes
+from effects.nn.scale import OutcomeScale, ResidualLaw, normal_nodes, own_share
 from effects.nn.training import Objective, Settings, held_out, train
 from effects.nuisance import Nuisance
 from effects.outcomes import PotentialOutcomes
+from effects.persistence import part
 from effects.rows import TrainingData
 from effects.schema import Schema
 
@@ -236,12 +237,11 @@ class CEVAE(LocationScaleEstimator):
         law = held.law.double().numpy()
         residuals = ResidualLaw.learn(_scores_in(law[:, rows, data.a], residual), data.a, data.weight, n_arms)
         # held-out residuals hold the networks' own error too, which the members will add again: take its share out
-        shrink, share = np.ones(n_arms), (residual / spread[rows, data.a]) ** 2
+        shrink, standard = np.ones(n_arms), residual / spread[rows, data.a]
         for k in range(n_arms):
             own = data.a == k
-            total = np.average(share[own], weights=data.weight[own])
-            carried = np.average(variance[own, k] / spread[own, k] ** 2, weights=data.weight[own])
-            shrink[k] = np.sqrt(max(1.0 - carried / max(total, 1e-12), 0.25))
+            carried = variance[own, k] / spread[own, k] ** 2
+            shrink[k] = own_share(standard[own], carried, data.weight[own])
         honest = held.mean.numpy() + _calibrated(law[None], residuals, self.n_draws)[0]
         if scale.lowest is not None:
             scale = scale.with_atom(honest[:, rows, data.a], np.average(data.y == scale.lowest, weights=data.weight))
@@ -298,7 +298,7 @@ class CEVAE(LocationScaleEstimator):
         LatentCheck
             ``print`` it for a sentence.
         """
-        E, a, outcome = observed(self, X, y, treatment)
+        E, a, outcome = self._observed(X, y, treatment)
         network = self._network
         z = outcome if network.binary else self.scale_.encode(outcome + 0.5 * self.scale_.whole)
 
@@ -338,13 +338,13 @@ class CEVAE(LocationScaleEstimator):
         return arrays, state | {"latent_dim": self._network.noise_z.shape[2], "conditioned": self._network.conditioned}
 
     def _set_state(self, arrays: dict[str, NDArray[Any]], state: dict[str, Any], schema: Schema) -> dict[str, Any]:
-        tensors = {k.removeprefix("means."): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("means.")}
+        tensors = {k: torch.from_numpy(v) for k, v in part(arrays, "means").items()}
         names = ("n_networks", "n_inputs", "hidden", "latent_dim")
         n_members, n_inputs, hidden, latent_dim = (int(state[name]) for name in names)
         shape = (n_members, n_inputs, len(schema.feature_names), schema.n_arms, hidden, latent_dim)
         binary = schema.outcome.kind == "binary"
         network = LatentNetwork(*shape, bool(state["conditioned"]), binary, torch.Generator()).requires_grad_(False)
-        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
+        network.load_state_dict(part(tensors, "network"))
         posterior = ArmPosterior(*(tensors[name] for name in ("mean", "factor", "noise_sd", "alpha")))
         means = ConditionalMeans(cast(ArmNetwork, network), tensors["rotation"], posterior, tensors["normals"])
         fitted: dict[str, Any] = {
@@ -356,8 +356,7 @@ class CEVAE(LocationScaleEstimator):
         if "scores" in state:
             fitted["residuals_"] = ResidualLaw(arrays["residuals.scores"], arrays["residuals.values"])
         if "log_nuisance" in state:
-            own = {k.removeprefix("log_nuisance."): v for k, v in arrays.items() if k.startswith("log_nuisance.")}
-            fitted["log_nuisance_"] = Nuisance.from_arrays(own, state["log_nuisance"])
+            fitted["log_nuisance_"] = Nuisance.from_arrays(part(arrays, "log_nuisance"), state["log_nuisance"])
         return fitted
 
 
@@ -391,14 +390,3 @@ def _calibrated(law: NDArray[Any], residuals: ResidualLaw, n_draws: int) -> Arra
     matrix[draw, arm, high] += share
     matrix -= matrix.mean(axis=0)
     return np.einsum("das,ksna->kdna", matrix, law, optimize=True)
-
-
-def observed(
-    est: LocationScaleEstimator, X: ArrayLike | pd.DataFrame, y: ArrayLike, treatment: ArrayLike
-) -> tuple[NDArray[np.float32], NDArray[np.int64], Array]:
-    """Encoded covariates, arms and outcomes of observed units."""
-    E = est._encode(X)
-    a, outcome = est.schema_.encode_treatment(treatment), est.schema_.encode_outcome(y)
-    if not len(a) == len(outcome) == len(E):
-        raise ValueError(f"X, y and treatment have {len(E)}, {len(outcome)} and {len(a)} rows: they must agree.")
-    return E, a, outcome

@@ -14,7 +14,6 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 
 from effects.models.location_scale import LocationScaleEstimator
-from effects.models.vae import observed
 from effects.nn.latent import normal_kl
 from effects.nn.networks import BatchedLinear, batched_mlp
 from effects.nn.scale import normal_nodes
@@ -340,7 +339,7 @@ class VCI(LocationScaleEstimator):
             )
         if n_draws is not None and (not isinstance(n_draws, int | np.integer) or n_draws is True or n_draws < 1):
             raise ValueError(f"n_draws must be a positive int, got {n_draws!r}.")
-        E, a, outcome = observed(self, X, y, treatment)
+        E, a, outcome = self._observed(X, y, treatment)
         kept = list(range(len(self.arms_))) if arm is None else [self.arms_.index(arm)]
         binary = self.schema_.outcome.kind == "binary"
 

@@ -173,6 +173,29 @@ class ResidualLaw:
             out[arm == k] = _interpolate(residual[arm == k], self.values[k], self.scores)
         return out
 
+    def score_and_slope(self, residual: Array, arm: int) -> tuple[Array, Array]:
+        """Normal scores of residuals (...) of one arm, and the log derivative of that map."""
+        slopes = _slopes(self.values[arm], self.scores)
+        score = _interpolate(residual, self.values[arm], self.scores)
+        return score, np.log(slopes[np.searchsorted(self.values[arm], residual)])
+
+    def slope(self, score: Array) -> Array:
+        """Derivative of the first arm's `residual` at scores: piecewise constant."""
+        return _slopes(self.scores, self.values[0])[np.searchsorted(self.scores, score, side="right")]
+
+
+def own_share(residual: Array, carried: Array, weight: Array) -> float:
+    """What is left of held-out residuals' spread without the share that the regression's own error has in it.
+
+    Parameters
+    ----------
+    residual, carried : ndarray of shape (n,)
+        Standardised residuals, and the variance of the regression in the same unit.
+    weight : ndarray of shape (n,)
+    """
+    total, error = (np.average(square, weights=weight) for square in (residual**2, carried))
+    return float(np.sqrt(max(1.0 - error / max(total, 1e-12), 0.25)))
+
 
 def _smooth_quantiles(values: Array, weight: Array, scores: Array) -> Array:
     """Quantiles at normal scores, each averaged over the normal-kernel window that the sample size asks for."""
@@ -213,10 +236,21 @@ def _interpolate(x: NDArray[Any], knots: Array, values: Array) -> NDArray[Any]:
     """Piecewise linear, with the average slope of the outer knots continued beyond them."""
     x = np.asarray(x)
     inner = np.interp(x, knots, values)
+    low, high = _outer_slopes(knots, values)
+    return inner + low * np.minimum(x - knots[0], 0.0) + high * np.maximum(x - knots[-1], 0.0)
+
+
+def _outer_slopes(knots: Array, values: Array) -> tuple[float, float]:
+    """Average slopes of the first and of the last knots."""
     reach = min(4, len(knots) - 1)
     low = (values[reach] - values[0]) / (knots[reach] - knots[0])
-    high = (values[-1] - values[-1 - reach]) / (knots[-1] - knots[-1 - reach])
-    return inner + low * np.minimum(x - knots[0], 0.0) + high * np.maximum(x - knots[-1], 0.0)
+    return low, (values[-1] - values[-1 - reach]) / (knots[-1] - knots[-1 - reach])
+
+
+def _slopes(knots: Array, values: Array) -> Array:
+    """Slopes of `_interpolate` before, between and after the knots, (n_knots + 1,)."""
+    low, high = _outer_slopes(knots, values)
+    return np.concatenate([[low], np.diff(values) / np.diff(knots), [high]])
 
 
 def normal_nodes(n: int) -> Array:

@@ -253,6 +253,28 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def check_whole(name: str, value: Any, least: int | None = None) -> None:
+    """Refuse a parameter that is no whole number of at least `least`; by default it must be positive."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < (1 if least is None else least):
+        what = "positive whole number" if least is None else f"whole number of at least {least}"
+        raise ValueError(f"{name} must be a {what}, got {value!r}.")
+
+
+def check_sizes(owner: Any, names: Iterable[str], optional: Sequence[str] = ()) -> None:
+    """Refuse parameters of an estimator that are no positive whole numbers; None will do for those in `optional`."""
+    for name in names:
+        if name not in optional or getattr(owner, name) is not None:
+            check_whole(name, getattr(owner, name))
+
+
+def check_rates(owner: Any, names: Iterable[str]) -> None:
+    """Refuse parameters of an estimator that are no finite numbers from zero on; ``lr`` must be positive."""
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, int | float) or not 0 <= value < np.inf or (name == "lr" and value == 0):
+            raise ValueError(f"{name} must be {'' if name == 'lr' else 'zero or '}a positive number, got {value!r}.")
+
+
 def some(values: Sequence[Any], most: int = 5) -> str:
     return ", ".join(map(repr, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")
 

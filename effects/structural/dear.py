@@ -13,17 +13,19 @@ from torch import Tensor
 from effects.nn.scale import OutcomeScale, ResidualLaw
 from effects.schema.table import TableColumn
 from effects.structural.mechanisms import (
-    _LADDER,
     Category,
     Continuous,
     Levels,
     Mechanism,
-    _slope,
+    fit_levels,
     fit_mechanism,
+    has_levels,
+    is_count,
+    jittered,
     mechanism_from_state,
     mechanism_state,
 )
-from effects.structural.regression import Plan, Regression, _fit_linear
+from effects.structural.regression import Plan, fit_line
 
 Array = NDArray[np.float64]
 _KNOTS = 65
@@ -62,7 +64,7 @@ class ScoreScale(OutcomeScale):
 
     def log_slope(self, y: Array) -> Array:
         """Logarithm of the derivative of `encode`."""
-        return -np.log(_slope(self.map, self.encode(y)))
+        return -np.log(self.map.slope(self.encode(y)))
 
 
 @dataclass(frozen=True)
@@ -149,42 +151,24 @@ def fit_linear_mechanism(
     if column.kind == "constant" or parents.shape[1] == 0:
         return fit_mechanism(column, x, parents, weight, plan)
     scores = ParentScores.fit(parents, weight)
-    inputs, levels = scores(parents), np.unique(x[weight > 0])
-    if column.kind in ("event", "category") or (column.whole and len(levels) <= _LADDER):
-        unordered = column.kind == "category" and not column.ordered
-        if unordered:  # the commonest first, as in `Category`
-            levels = levels[np.argsort([-weight[x == level].sum() for level in levels], kind="stable")]
-        steps = _fit_steps(levels, x, inputs, weight, plan)
-        return (LinearCategory if unordered else LinearLevels)(levels, steps, scores), []
-    values = x[weight > 0]
-    whole = column.whole and values.min() in (0.0, 1.0) and len(levels) <= max(30, np.sqrt(len(values)))
+    inputs = scores(parents)
+    if has_levels(column, x, weight):
+        plain, _ = fit_levels(column, x, inputs, weight, lambda P, event, w: fit_line(P, event, w, True, plan))
+        return _linear_levels(plain, scores), []
+    whole = is_count(column, x, weight)
     scale = ScoreScale.fit(x, weight, whole)
-    target = scale.encode(x + 0.5 * whole)
-    regression = _line(inputs, target, weight, False, plan)
+    regression, _ = fit_line(inputs, scale.encode(x + 0.5 * whole), weight, False, plan)
     held = regression.held_out
     assert held is not None
-    jitter = np.random.default_rng(plan.settings.seed).random(len(x)) if whole else 0.0
-    residual = scale.encode(x + jitter) - held.mean
+    residual = scale.encode(jittered(scale, x, plan.settings.seed)) - held.mean
     law = ResidualLaw.learn(residual, np.zeros(len(x), dtype=np.int64), weight, 1)
     return LinearContinuous(scale, regression, law, parents=scores), []
 
 
-def _fit_steps(levels: Array, x: Array, inputs: Tensor, weight: Array, plan: Plan) -> tuple[Regression, ...]:
-    """P(level k | level k or later, parents) for every level but the last."""
-    rank = (x[:, None] == levels).argmax(axis=1)
-    steps = []
-    for k in range(len(levels) - 1):
-        own = (rank >= k) & (weight > 0)
-        event = (rank[own] == k).astype(np.float64)
-        steps.append(_line(inputs[torch.from_numpy(own)], event, weight[own], True, plan))
-    return tuple(steps)
-
-
-def _line(inputs: Tensor, y: Array, weight: Array, binary: bool, plan: Plan) -> Regression:
-    """The linear regression alone, with its held-out predictions."""
-    target, w = (torch.from_numpy(v.astype(np.float32)) for v in (y, weight))
-    line, held = _fit_linear(inputs, target, w, binary, plan)
-    return Regression(line, held_out=held)
+def _linear_levels(plain: Levels, parents: ParentScores) -> LinearLevels | LinearCategory:
+    """The levels, their parents taken as scores."""
+    cls = LinearCategory if isinstance(plain, Category) else LinearLevels
+    return cls(plain.levels, plain.steps, parents)
 
 
 def _score_map(x: Array, weight: Array) -> ResidualLaw:
@@ -230,8 +214,7 @@ def linear_mechanism_from_state(tensors: dict[str, Tensor], meta: dict[str, Any]
         scale = ScoreScale(log=True, **described["scale"], map=_map(tensors, "scale"))
         return LinearContinuous(scale, plain.regression, plain.law, parents=parents)
     assert isinstance(plain, Levels)
-    cls = LinearCategory if isinstance(plain, Category) else LinearLevels
-    return cls(plain.levels, plain.steps, parents)
+    return _linear_levels(plain, parents)
 
 
 def _map_state(name: str, law: ResidualLaw | None) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from effects.nn.training import Settings
+from effects.persistence import named, part
 from effects.structural.encoder import LabelEncoder
-from effects.structural.ensemble import ColumnEnsemble, EncodedColumns, budget, count_networks, named, part
+from effects.structural.ensemble import ColumnEnsemble, EncodedColumns, budget, count_networks
 
 if TYPE_CHECKING:
     from effects.schema.table import TableSchema

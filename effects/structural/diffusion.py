@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from effects.nn.losses import denoising_error
 from effects.nn.networks import BatchedLinear, batched_mlp
 from effects.nn.training import Objective, Settings, held_out, train
+from effects.persistence import named, part
+from effects.schema.checks import check_whole
 from effects.structural.decoder import DecoderMeans, drawn_weight, fit_factors
 from effects.structural.encoder import LabelEncoder
-from effects.structural.ensemble import budget, named, part
+from effects.structural.ensemble import budget
 from effects.structural.factors import FactorModel
 
 if TYPE_CHECKING:
@@ -161,9 +163,7 @@ class CausalDiffAE(FactorModel):
     def _check_params(self) -> None:
         super()._check_params()
         for name, least in (("n_denoisers", 2), ("n_steps", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+            check_whole(name, getattr(self, name), least)
 
     # ------------------------------------------------------------------ fit
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from effects.nn.training import Settings
-from effects.structural.ensemble import ColumnEnsemble, EncodedColumns, named, part
+from effects.persistence import named, part
+from effects.structural.ensemble import ColumnEnsemble, EncodedColumns
 
 if TYPE_CHECKING:
     from effects.schema.table import TableSchema

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from effects.nn.losses import bernoulli_nll, cross_entropy, gaussian_nll
 from effects.nn.networks import BatchedLinear, batched_mlp
 from effects.nn.training import Objective, Settings, held_out, resolve_device, train
+from effects.persistence import named, part
 
 if TYPE_CHECKING:
     from effects.schema.table import TableSchema
@@ -273,9 +274,9 @@ class ColumnEnsemble:
     def _by_member(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Locations and raw log sds (n_members, n, width) of every network."""
         at, locations, spreads = self.columns.numbers, [], []
-        for part in inputs.split(4096, dim=1):
-            features, location, log_sd = self.network(part)
-            basis = torch.cat([torch.ones_like(part[..., :1]), part, features], 2)
+        for rows in inputs.split(4096, dim=1):
+            features, location, log_sd = self.network(rows)
+            basis = torch.cat([torch.ones_like(rows[..., :1]), rows, features], 2)
             location[..., at] = basis @ self.coefficients
             locations.append(location)
             spreads.append(log_sd.clamp(-5.0, 3.0))
@@ -302,7 +303,7 @@ class ColumnEnsemble:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON values, for `from_state`."""
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors = named("network", self.network.state_dict())
         tensors |= {"coefficients": self.coefficients, "log_sd": self.log_sd, "share": self.share}
         first = self.network.trunk[0]
         assert isinstance(first, BatchedLinear)
@@ -322,16 +323,6 @@ class ColumnEnsemble:
 def count_networks(n: int) -> int:
     """More networks where rows are few: there they are cheap and disagree most."""
     return 16 if n < 1000 else 8
-
-
-def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The entries ``name.*`` of a dict of tensors, without that prefix."""
-    return {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-
-
-def named(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `part`."""
-    return {f"{name}.{key}": value for key, value in tensors.items()}
 
 
 def evidence_ridge(design: Tensor, features: Tensor, y: Tensor, weight: Tensor, n_steps: int = 60) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 from effects.nn.training import one_thread
 from effects.schema.table import TableSchema
 from effects.structural.graph import CausalGraph
-from effects.structural.model import StructuralModel, as_table
+from effects.structural.model import StructuralModel
+from effects.structural.questions import as_table
 from effects.structural.scm import Action
 
 Array = NDArray[np.float64]
@@ -73,9 +74,9 @@ class FactorModel(StructuralModel, ABC):
     def _groups(self) -> dict[str, list[str]]:
         return {name: list(own) for name, own in (self.factors or {}).items()}
 
-    def _graph(self, frame: pd.DataFrame) -> CausalGraph:
+    def _column_graph(self) -> CausalGraph:
         """The graph over columns: groups are spelled out, each column a parent of those after it in its group."""
-        graph = CausalGraph.parse(self.graph)
+        graph = super()._column_graph()
         groups = self._groups()
         for name, own in groups.items():
             if name not in graph.nodes:
@@ -92,7 +93,7 @@ class FactorModel(StructuralModel, ABC):
             edges += [(own[i], own[j]) for own in spelled.values() for j in range(len(own)) for i in range(j)]
             state = graph.to_dict() | {"nodes": columns, "edges": edges}
             graph = CausalGraph.from_dict({**state, "latent": [u for u in graph.latent if u not in groups]})
-        return self._observed(graph, frame)
+        return graph
 
     def _fit_columns(
         self, frame: pd.DataFrame, schema: TableSchema, values: Array, weight: Array, seed: int
@@ -111,6 +112,11 @@ class FactorModel(StructuralModel, ABC):
             return fitted
         self._partial = True
         layout = TableSchema.learn(frame, rest)
+        if not layout.n_encoded:
+            raise ValueError(
+                f"The columns beyond the graph ({', '.join(map(repr, rest))}) are constant: nothing of them hangs on "
+                "the nodes. Leave them out with columns=[]."
+            )
         raw = layout.values(frame)
         gaps = int(np.isnan(raw).any(axis=1).sum())
         if gaps:
@@ -227,7 +233,8 @@ class FactorModel(StructuralModel, ABC):
 
     def _carried(self, rows: Array, full: Array, rest: Any, strength: float, rng: np.random.Generator) -> Array:
         """The rest at factors `strength` of the way from the factual to the counterfactual ones."""
-        assert self.layout_ is not None
+        if self.layout_ is None:
+            return super()._carried(rows, full, rest, strength, rng)
         raw, x = rest
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         z, z_full = (torch.from_numpy(self.schema_.encode(v)) for v in (rows, full))

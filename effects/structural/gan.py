@@ -13,12 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from effects.nn.training import Objective
+from effects.persistence import named, part
 from effects.structural.controller import Draw, Extra, Game, MonotoneGenerator, fit_generators
 from effects.structural.decoder import DecoderMeans, fit_factors
 from effects.structural.encoder import LabelEncoder
-from effects.structural.ensemble import EncodedColumns, SkipNetwork, budget, named, part
+from effects.structural.ensemble import EncodedColumns, SkipNetwork, budget
 from effects.structural.factors import FactorModel
-from effects.structural.mechanisms import Continuous, Mechanism, mechanism_from_state, mechanism_state
+from effects.structural.mechanisms import (
+    Continuous,
+    Mechanism,
+    held_out_residual,
+    mechanism_from_state,
+    mechanism_state,
+)
 
 if TYPE_CHECKING:
     from effects.schema.table import TableColumn, TableSchema
@@ -270,18 +277,10 @@ class CausalGAN(FactorModel):
 def held_out_scores(
     mechanism: Continuous, x: Array, parents: Tensor, weight: Array, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Contexts (n, c) and scores (n, 1) of a node's rows, by regressions that had held them out.
-
-    Counts are spread over [x, x + 1). Held-out residuals hold the regression's own error too: its share is taken out,
-    as it was from the pooled law.
-    """
+    """Contexts (n, c) and scores (n, 1) of a node's rows, by regressions that had held them out."""
     assert mechanism.regression is not None and mechanism.regression.held_out is not None
-    held, scale = mechanism.regression.held_out, mechanism.scale
-    jitter = np.random.default_rng(seed).random(len(x)) if scale.whole else np.zeros(len(x))
-    residual = (scale.encode(x + jitter) - held.mean) * np.exp(-held.log_sd)
-    total = np.average(residual**2, weights=weight)
-    carried = np.average(held.variance * np.exp(-2 * held.log_sd), weights=weight)
-    residual = residual * np.sqrt(max(1.0 - carried / max(total, 1e-12), 0.25))
+    held = mechanism.regression.held_out
+    residual = held_out_residual(mechanism.scale, held, x, weight, seed)
     scores = mechanism.law.score(residual, np.zeros(len(x), dtype=np.int64))
     context = mechanism.context(parents, held.mean, held.log_sd)
     return context, torch.from_numpy(scores.astype(np.float32))[:, None]

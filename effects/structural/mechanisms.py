@@ -8,6 +8,7 @@ in: their counterfactuals rest on the Gumbel-max coupling instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,9 +20,10 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 from torch import Tensor
 
-from effects.nn.scale import OutcomeScale, ResidualLaw, may_be_log, normal_nodes, prefers_log
+from effects.nn.scale import OutcomeScale, ResidualLaw, may_be_log, normal_nodes, own_share, prefers_log
+from effects.persistence import named, part
 from effects.schema.table import TableColumn
-from effects.structural.regression import Plan, Regression, fit_regression
+from effects.structural.regression import HeldOut, Plan, Regression, fit_regression
 
 Array = NDArray[np.float64]
 _LADDER = 10  # numbers with at most so many distinct whole values are levels
@@ -91,21 +93,26 @@ class Continuous:
         own = [np.broadcast_to(v, parents.shape[:-1]).reshape(-1, 1).astype(np.float32) for v in (mean, log_sd)]
         return torch.cat([flat, *map(torch.from_numpy, own)], dim=1)
 
-    def value(self, score: Array, parents: Tensor) -> Array:
+    def _given(self, parents: Tensor) -> tuple[Any, Any, Any]:
+        """Mean, log sd, and what the generator sees if there is one: all that is asked of the parents."""
         mean, log_sd = self._location(parents)
+        return mean, log_sd, None if self.generator is None else self.context(parents, mean, log_sd)
+
+    def value(self, score: Array, parents: Tensor) -> Array:
+        mean, log_sd, context = self._given(parents)
         if self.generator is not None:
-            context = self.context(parents, mean, log_sd)
             score = self.generator.push(score.reshape(-1), context).reshape(score.shape)
         residual = self.law.residual(score[..., None])[..., 0]
         return self.scale.decode(mean + np.exp(log_sd) * residual)
 
     def band(self, x: Array, parents: Tensor) -> tuple[Array, Array]:
-        mean, log_sd = self._location(parents)
+        return self._band(x, *self._given(parents))
 
+    def _band(self, x: Array, mean: Any, log_sd: Any, context: Any) -> tuple[Array, Array]:
         def score(values: Array) -> Array:
             residual = (self.scale.encode(values) - mean) * np.exp(-log_sd)
             u = self.law.score(residual, np.zeros(len(x), dtype=np.int64))
-            return u if self.generator is None else self.generator.pull(u, self.context(parents, mean, log_sd))
+            return u if self.generator is None else self.generator.pull(u, context)
 
         if self.scale.whole:
             low, high = score(np.maximum(x, 0.0)), score(np.maximum(x, 0.0) + 1.0)
@@ -120,25 +127,25 @@ class Continuous:
     def mean(self, parents: Tensor) -> Array:
         nodes = normal_nodes(64)
         plain = not self.scale.log and self.scale.lowest is None
-        mean, log_sd = self._location(parents)
+        mean, log_sd, context = self._given(parents)
         shape = parents.shape[:-1]
         if plain and self.generator is None:
             center = float(self.law.residual(nodes[:, None]).mean())
             return np.broadcast_to((mean + np.exp(log_sd) * center) * self.scale.spread + self.scale.center, shape)
         scores = np.repeat(nodes[:, None], int(np.prod(shape)), axis=1)
         if self.generator is not None:
-            context = self.context(parents, mean, log_sd)
             scores = np.stack([self.generator.push(row, context) for row in scores])
         residual = self.law.residual(scores[..., None])[..., 0].reshape(-1, *shape)
         return self.scale.decode(mean + np.exp(log_sd) * residual).mean(axis=0)
 
     def log_prob(self, x: Array, parents: Tensor) -> Array:
-        low, high = self.band(x, parents)
-        mean, log_sd = self._location(parents)
-        score = high if self.generator is None else self.generator.push(high, self.context(parents, mean, log_sd))
-        slope = -np.log(_slope(self.law, score)) - log_sd + self.scale.log_slope(x)
+        mean, log_sd, context = self._given(parents)
+        low, high = self._band(x, mean, log_sd, context)
+        score: Array = high
+        bent: Any = 0.0
         if self.generator is not None:
-            slope = slope - self.generator.log_slope(high, self.context(parents, mean, log_sd))
+            score, bent = self.generator.push(high, context), self.generator.log_slope(high, context)
+        slope = -np.log(self.law.slope(score)) - log_sd + self.scale.log_slope(x) - bent
         density = -0.5 * high**2 - 0.5 * np.log(2 * np.pi) + slope
         return np.where(low < high, _log_mass(low, high), density)
 
@@ -247,19 +254,6 @@ def _log_mass(low: Array, high: Array) -> Array:
     return np.log(np.maximum(special.ndtr(b) - special.ndtr(a), 1e-300))
 
 
-def _slope(law: ResidualLaw, score: Array) -> Array:
-    """Derivative of the residual law by its score: piecewise constant."""
-    knots, values = law.scores, law.values[0]
-    inner = np.diff(values) / np.diff(knots)
-    reach = min(4, len(knots) - 1)
-    ends = (
-        (values[reach] - values[0]) / (knots[reach] - knots[0]),
-        (values[-1] - values[-1 - reach]) / (knots[-1] - knots[-1 - reach]),
-    )
-    at = np.searchsorted(knots, score, side="right")
-    return np.concatenate([[ends[0]], inner, [ends[1]]])[at]
-
-
 # ---- fitting ---------------------------------------------------------------------------------------------------------
 
 
@@ -277,29 +271,47 @@ def fit_mechanism(
     """
     if column.kind == "constant":
         return Levels(np.unique(x), ()), []
-    levels = np.unique(x[weight > 0])
-    if column.kind in ("event", "category") or (column.whole and len(levels) <= _LADDER):
-        unordered = column.kind == "category" and not column.ordered
-        return _fit_levels(Category if unordered else Levels, levels, x, parents, weight, plan)
+    if has_levels(column, x, weight):
+        return fit_levels(column, x, parents, weight, lambda P, event, w: fit_regression(P, event, w, True, plan))
     return fit_continuous(column, x, parents, weight, plan)
 
 
-def _fit_levels(
-    cls: type[Levels], levels: Array, x: Array, parents: Tensor, weight: Array, plan: Plan
+def has_levels(column: TableColumn, x: Array, weight: Array) -> bool:
+    """Whether a column is a matter of levels: events, categories, and numbers with a few whole values."""
+    return column.kind in ("event", "category") or (column.whole and len(np.unique(x[weight > 0])) <= _LADDER)
+
+
+def is_count(column: TableColumn, x: Array, weight: Array) -> bool:
+    """Whether a column of numbers counts: whole from 0 or 1 on, with few values beside so many rows."""
+    values = x[weight > 0]
+    return column.whole and values.min() in (0.0, 1.0) and len(np.unique(values)) <= max(30, np.sqrt(len(values)))
+
+
+def fit_levels(
+    column: TableColumn,
+    x: Array,
+    parents: Tensor,
+    weight: Array,
+    regress: Callable[[Tensor, Array, Array], tuple[Regression, list[dict[str, float]]]],
 ) -> tuple[Levels, list[dict[str, float]]]:
-    if cls is Category:
+    """P(level k | level k or later, parents) for every level but the last.
+
+    Parameters
+    ----------
+    regress : callable
+        A logistic regression, with its history, from parents, events (0 or 1) and weights of some rows.
+    """
+    levels, unordered = np.unique(x[weight > 0]), column.kind == "category" and not column.ordered
+    if unordered:  # the commonest first
         levels = levels[np.argsort([-weight[x == level].sum() for level in levels], kind="stable")]
-    rank = np.zeros(len(x), dtype=np.int64)
-    for k, level in enumerate(levels):
-        rank[x == level] = k
+    rank = (x[:, None] == levels).argmax(axis=1)
     steps, history = [], []
     for k in range(len(levels) - 1):
         own = (rank >= k) & (weight > 0)
-        event = (rank[own] == k).astype(np.float64)
-        step, more = fit_regression(parents[own], event, weight[own], True, plan)
+        step, more = regress(parents[torch.from_numpy(own)], (rank[own] == k).astype(np.float64), weight[own])
         steps.append(step)
         history += more
-    return cls(levels, tuple(steps)), history
+    return (Category if unordered else Levels)(levels, tuple(steps)), history
 
 
 def fit_continuous(
@@ -307,11 +319,9 @@ def fit_continuous(
 ) -> tuple[Continuous, list[dict[str, float]]]:
     """Scale, mean, spread and pooled residuals of a continuous column or a count."""
     scale = _fit_scale(column, x, parents, weight)
-    rng = np.random.default_rng(plan.settings.seed)
-    jitter = rng.random(len(x)) if scale.whole else np.zeros(len(x))
     none = np.zeros(len(x), dtype=np.int64)
     if parents.shape[1] == 0:
-        z = scale.encode(x + jitter)
+        z = scale.encode(jittered(scale, x, plan.settings.seed))
         law = ResidualLaw.learn(z, none, weight, 1, _ROOT_KNOTS if not scale.whole else 49)
         scale = (
             scale if scale.lowest is None or scale.whole else _with_atom(scale, x, law, weight, np.zeros(len(x)), 1.0)
@@ -321,16 +331,23 @@ def fit_continuous(
     regression, history = fit_regression(parents, z, weight, False, plan)
     held = regression.held_out
     assert held is not None
-    spread = np.exp(held.log_sd)
-    residual = (scale.encode(x + jitter) - held.mean) / spread
-    # held-out residuals hold the regression's own error too: take its share out
-    total = np.average(residual**2, weights=weight)
-    carried = np.average(held.variance / spread**2, weights=weight)
-    shrink = np.sqrt(max(1.0 - carried / max(total, 1e-12), 0.25))
-    law = ResidualLaw.learn(residual * shrink, none, weight, 1)
+    residual = held_out_residual(scale, held, x, weight, plan.settings.seed)
+    law = ResidualLaw.learn(residual, none, weight, 1)
     if scale.lowest is not None and not scale.whole:
-        scale = _with_atom(scale, x, law, weight, held.mean, spread)
+        scale = _with_atom(scale, x, law, weight, held.mean, np.exp(held.log_sd))
     return Continuous(scale, regression, law), history
+
+
+def held_out_residual(scale: OutcomeScale, held: HeldOut, x: Array, weight: Array, seed: int) -> Array:
+    """Standardised residuals (n,) of rows held out, without the share of the regression's own error in them."""
+    spread = np.exp(held.log_sd)
+    residual = (scale.encode(jittered(scale, x, seed)) - held.mean) / spread
+    return residual * own_share(residual, held.variance / spread**2, weight)
+
+
+def jittered(scale: OutcomeScale, x: Array, seed: int) -> Array:
+    """Values, counts spread over [x, x + 1)."""
+    return x + np.random.default_rng(seed).random(len(x)) if scale.whole else x
 
 
 def _with_atom(
@@ -345,8 +362,7 @@ def _fit_scale(column: TableColumn, x: Array, parents: Tensor, weight: Array) ->
     """Counts and what has the more normal errors as logarithms go on a logarithmic scale."""
     used = weight > 0
     values = x[used]
-    whole = column.whole and values.min() in (0.0, 1.0) and len(np.unique(values)) <= max(30, np.sqrt(len(values)))
-    if whole:
+    if is_count(column, x, weight):
         return OutcomeScale.learn(values, "count", log=True)
     plain = OutcomeScale.learn(values, "continuous", log=False)
     if parents.shape[1] == 0 or len(values) < 20 or not may_be_log(values, "continuous"):
@@ -371,7 +387,7 @@ def mechanism_state(mechanism: Mechanism) -> tuple[dict[str, Tensor], dict[str, 
 
     def add(name: str, regression: Regression) -> dict[str, Any]:
         own, described = regression.state()
-        tensors.update({f"{name}.{key}": value for key, value in own.items()})
+        tensors.update(named(name, own))
         return described
 
     if isinstance(mechanism, Continuous):
@@ -390,14 +406,10 @@ def mechanism_from_state(
     tensors: dict[str, Tensor], meta: dict[str, Any], generator: Generator | None = None
 ) -> Mechanism:
     """Inverse of `mechanism_state`."""
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-
     if meta["kind"] == "continuous":
         law = ResidualLaw(tensors["scores"].numpy(), tensors["values"].numpy())
         found = meta["regression"]
-        regression = None if found is None else Regression.from_state(part("regression"), found)
+        regression = None if found is None else Regression.from_state(part(tensors, "regression"), found)
         return Continuous(OutcomeScale(**meta["scale"]), regression, law, generator)
-    steps = tuple(Regression.from_state(part(f"step{k}"), own) for k, own in enumerate(meta["steps"]))
+    steps = tuple(Regression.from_state(part(tensors, f"step{k}"), own) for k, own in enumerate(meta["steps"]))
     return _CLASSES[meta["kind"]](tensors["levels"].numpy(), steps)

@@ -14,16 +14,17 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from effects.effect import Effect
-from effects.nn.training import Settings, one_thread, resolve_device
+from effects.nn.training import one_thread, resolve_device
 from effects.outcomes import PotentialOutcomes
-from effects.schema import CONTROL_NAMES, check_sample_weight
-from effects.schema.checks import bare_text
+from effects.schema import check_sample_weight
+from effects.schema.checks import check_rates, check_sizes, check_whole
 from effects.schema.table import TableColumn, TableSchema
+from effects.structural.ensemble import budget
 from effects.structural.graph import CausalGraph
 from effects.structural.mechanisms import Mechanism, fit_mechanism
-from effects.structural.questions import actions_on, conditions, point
+from effects.structural.questions import actions_on, as_table, conditions, levels_of, pair, point
 from effects.structural.regression import Plan
-from effects.structural.scm import SCM, Action, learn_logs
+from effects.structural.scm import SCM, Action, learn_logs, wiring
 from effects.structural.stored import Stored
 
 Array = NDArray[np.float64]
@@ -189,13 +190,13 @@ class StructuralModel(Stored):
         self.scm_ = scm
         return self
 
-    def _graph(self, frame: pd.DataFrame) -> CausalGraph:
-        """The graph of the columns."""
-        return self._observed(CausalGraph.parse(self.graph), frame)
+    def _column_graph(self) -> CausalGraph:
+        """The graph over columns; a subclass knows groups of them."""
+        return CausalGraph.parse(self.graph)
 
-    @staticmethod
-    def _observed(graph: CausalGraph, frame: pd.DataFrame) -> CausalGraph:
-        """The graph, if every node is a column, or latent and a common cause of nothing."""
+    def _graph(self, frame: pd.DataFrame) -> CausalGraph:
+        """The graph over columns, if every node is one, or latent and a common cause of nothing."""
+        graph = self._column_graph()
         hidden = [u for u in sorted(graph.latent) if len(graph.children(u)) > 1 or graph.parents(u)]
         if hidden or graph.bidirected:
             what = f"latent nodes ({', '.join(map(repr, hidden))})" if hidden else "bidirected edges"
@@ -217,9 +218,7 @@ class StructuralModel(Stored):
     def _fit_nodes(
         self, graph: CausalGraph, schema: TableSchema, values: Array, weight: Array, plan: Plan
     ) -> tuple[SCM, list[dict[str, Any]]]:
-        names = list(schema.names)
-        parents = tuple(tuple(names.index(p) for p in graph.parents(name) if p in names) for name in names)
-        order = tuple(names.index(name) for name in graph.nodes if name in names)
+        order, parents = wiring(graph, schema.names)
         logs = learn_logs(schema, values)
         draft = SCM(schema, order, parents, (), logs)
         mechanisms: list[Mechanism] = []
@@ -255,32 +254,15 @@ class StructuralModel(Stored):
         return fit_mechanism(column, x, parents, weight, plan)
 
     def _plan(self, n: int, seed: int) -> Plan:
-        batch_size = 128 if n < 20_000 else 1024
-        epochs = self.epochs if self.epochs is not None else int(np.clip(_STEPS * batch_size / n, 10, 300))
-        settings = Settings(
-            epochs=epochs,
-            batch_size=batch_size,
-            patience=max(3, epochs // 6),
-            seed=seed,
-            verbose=bool(self.verbose),
-            label="node",
-            device=resolve_device(self.device),
-        )
+        own: dict[str, Any] = {"seed": seed, "epochs": self.epochs, "device": self.device, "verbose": self.verbose}
+        settings = budget(n, "node", steps=_STEPS, **own)
         networks = self.n_networks or 8
         members = 2 * networks * max(1, -(-_MEMBERS // (2 * networks)))
         return Plan(networks, self.hidden, members, self.lr, self.weight_decay, settings)
 
     def _check_params(self) -> None:
-        for name in ("n_networks", "hidden", "n_draws", "epochs"):
-            value = getattr(self, name)
-            if value is None and name in ("n_networks", "epochs"):
-                continue
-            if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive whole number, got {value!r}.")
-        for name in ("lr", "weight_decay"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < np.inf or (name == "lr" and value == 0):
-                raise ValueError(f"{name} must be a positive number, got {value!r}.")
+        check_sizes(self, ("n_networks", "hidden", "n_draws", "epochs"), optional=("n_networks", "epochs"))
+        check_rates(self, ("lr", "weight_decay"))
         resolve_device(self.device)
 
     # ------------------------------------------------------------------ questions
@@ -323,8 +305,7 @@ class StructuralModel(Stored):
             If a condition is so rare that few different rows stand behind the n that are returned.
         """
         self._check_fitted()
-        if not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n must be a positive whole number, got {n!r}.")
+        check_whole("n", n)
         rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
         actions, wanted = self._actions(do, n), conditions(self.schema_, self._by_column(given or {}, "given"))
         if both := sorted({*actions} & {*wanted}):
@@ -434,17 +415,16 @@ class StructuralModel(Stored):
             new = np.where(numbers, rows + strength * (full - rows), np.where(late, rows, full))
         else:
             new = full
-        if rest is not None:
-            new = np.concatenate([new, self._carried(rows, full, rest, strength, rng)], axis=1)
-        return new.reshape(draws, n, -1)
+        carried = self._carried(rows, full, rest, strength, rng)
+        return np.concatenate([new, carried], axis=1).reshape(draws, n, -1)
 
     def _completed(self, frame: pd.DataFrame, values: Array, draws: int, rng: np.random.Generator) -> tuple[Array, Any]:
         """Rows repeated ``draws`` times without missing values, and what a subclass keeps of the other columns."""
         return self.scm_.complete(np.tile(values, (draws, 1)), rng), None
 
     def _carried(self, rows: Array, full: Array, rest: Any, strength: float, rng: np.random.Generator) -> Array:
-        """Counterfactual values of columns beyond the graph; a subclass's."""
-        raise NotImplementedError
+        """Counterfactual values (draws * n, n_columns) of columns beyond the graph: here there are none."""
+        return np.zeros((len(rows), 0))
 
     def outcomes(
         self,
@@ -519,7 +499,11 @@ class StructuralModel(Stored):
         Effect
             ``effect.mean.mean()`` is the average over the rows; ``effect.by(groups)`` gives averages with intervals.
         """
-        arms = None if treated is None and control is None else self._pair(treatment, treated, control)
+        arms = None
+        if treated is not None or control is not None:
+            self._check_fitted()
+            self._by_column({treatment: None}, "treatment")
+            arms = pair(self.schema_, treatment, treated, control)
         return self.outcomes(treatment, outcome, arms, table, n_draws).effect(*(() if arms is None else arms[::-1]))
 
     def log_prob(self, table: pd.DataFrame) -> NDArray[np.float64]:
@@ -545,7 +529,7 @@ class StructuralModel(Stored):
 
     def check_graph(self, table: pd.DataFrame, level: float = 0.05, random_state: Any = None) -> Any:
         """Test what the graph implies against a table; see `effects.structural.CausalGraph.check`."""
-        return CausalGraph.parse(self.graph).check(table, level=level, random_state=random_state)
+        return self._column_graph().check(table, level=level, random_state=random_state)
 
     # ------------------------------------------------------------------ what a user names
 
@@ -560,24 +544,6 @@ class StructuralModel(Stored):
                     f"{what} names {name!r}, which is no node of the graph; nodes are {', '.join(self.schema_.names)}."
                 )
         return dict(named)
-
-    def _pair(self, treatment: str, treated: Any, control: Any) -> list[Any]:
-        """Control and treated values of a comparison."""
-        self._check_fitted()
-        if treated is None or control is None:
-            levels = self._levels(treatment)
-            if len(levels) != 2:
-                raise ValueError(f"name both treated= and control=: {treatment!r} has {len(levels) or 'no'} levels.")
-            other = control if treated is None else treated
-            rest = [v for v in levels if v != other]
-            treated, control = (rest[-1], other) if treated is None else (treated, rest[0])
-        return [control, treated]
-
-    def _levels(self, treatment: str) -> tuple[Any, ...]:
-        """Levels of a treatment, the one with a name like "control" first."""
-        self._by_column({treatment: None}, "treatment")
-        levels = self.schema_.column(treatment).levels
-        return tuple(sorted(levels, key=lambda level: bare_text(level) not in CONTROL_NAMES))
 
     def _question(
         self, treatment: str, outcome: str, arms: Sequence[Any] | None, table: pd.DataFrame | None
@@ -594,7 +560,7 @@ class StructuralModel(Stored):
                 f"outcome {outcome!r} has levels {self.schema_.columns[y].levels}, which have no mean: make one of "
                 "them an event of its own, or ask counterfactual and sample for their probabilities."
             )
-        labels = list(arms if arms is not None else self._levels(treatment))
+        labels = list(arms if arms is not None else levels_of(self.schema_, treatment))
         if len(labels) < 2 or len(set(map(str, labels))) < len(labels):
             raise ValueError(f"arms must name two or more different values of {treatment!r}, control first: {labels}.")
         free = [t, y, *self.scm_.descendants([t])]
@@ -628,14 +594,3 @@ class StructuralModel(Stored):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "scm_")
-
-
-def as_table(table: Any) -> pd.DataFrame:
-    """A table that can be asked about."""
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(
-            f"table must be a DataFrame with a column for each node of the graph, got {type(table).__name__}."
-        )
-    if not len(table):
-        raise ValueError("table has no rows.")
-    return table

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from effects.persistence import named, part
 from effects.structural.dear import fit_linear_mechanism, linear_mechanism_from_state, linear_mechanism_state
 from effects.structural.encoder import LabelEncoder
-from effects.structural.ensemble import ColumnEnsemble, named, part
+from effects.structural.ensemble import ColumnEnsemble
 from effects.structural.regression import Plan
 from effects.structural.scm import SCM
 

@@ -1,4 +1,4 @@
-"""What a user asks of a structural model, do() and given, as codes and numbers."""
+"""What a user asks of a structural model, tables, do(), given and comparisons, as codes and numbers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,41 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from effects.schema import CONTROL_NAMES
+from effects.schema.checks import bare_text
 from effects.schema.table import TableSchema
 from effects.structural.scm import Action, Condition
 
 Array = NDArray[np.float64]
+
+
+def as_table(table: Any) -> pd.DataFrame:
+    """A table that can be asked about."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(
+            f"table must be a DataFrame with a column for each node of the graph, got {type(table).__name__}."
+        )
+    if not len(table):
+        raise ValueError("table has no rows.")
+    return table
+
+
+def levels_of(schema: TableSchema, treatment: str) -> tuple[Any, ...]:
+    """Levels of a treatment, the one with a name like "control" first."""
+    levels = schema.column(treatment).levels
+    return tuple(sorted(levels, key=lambda level: bare_text(level) not in CONTROL_NAMES))
+
+
+def pair(schema: TableSchema, treatment: str, treated: Any, control: Any) -> list[Any]:
+    """Control and treated values of a comparison, of which one may be None where there are two levels."""
+    if treated is None or control is None:
+        levels = levels_of(schema, treatment)
+        if len(levels) != 2:
+            raise ValueError(f"name both treated= and control=: {treatment!r} has {len(levels) or 'no'} levels.")
+        other = control if treated is None else treated
+        rest = [v for v in levels if v != other]
+        treated, control = (rest[-1], other) if treated is None else (treated, rest[0])
+    return [control, treated]
 
 
 def actions_on(schema: TableSchema, do: Mapping[str, Any], n: int) -> dict[int, Action]:

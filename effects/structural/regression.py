@@ -16,6 +16,7 @@ from effects.nn.losses import bernoulli_nll, gaussian_nll
 from effects.nn.means import MeansConfig, fit_means
 from effects.nn.networks import ArmNetwork
 from effects.nn.training import Settings, held_out
+from effects.persistence import named, part
 
 Array = NDArray[np.float64]
 _FOLDS = 5
@@ -196,37 +197,35 @@ class Regression:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and JSON values that `from_state` takes."""
         tensors: dict[str, Tensor] = {}
-        for name, part in (("line", self.line), ("curve", self.curve)):
-            if part is not None:
-                fields = ("mean", "factor", "noise_sd", "alpha")
-                tensors |= {f"{name}.{key}": value for key, value in zip(fields, _parts(part.posterior), strict=True)}
-                tensors[f"{name}.normals"] = part.normals
-                more = {"rotation": part.rotation, "products": part.products}
-                tensors |= {f"{name}.{key}": value for key, value in more.items() if value is not None}
+        for name, layer in (("line", self.line), ("curve", self.curve)):
+            if layer is not None:
+                own = dict(zip(("mean", "factor", "noise_sd", "alpha"), _parts(layer.posterior), strict=True))
+                more = {"rotation": layer.rotation, "products": layer.products}
+                own |= {"normals": layer.normals} | {key: value for key, value in more.items() if value is not None}
+                tensors |= named(name, own)
         meta: dict[str, Any] = {"scaled": self.scaled, "share": self.share, "network": None}
         if self.network is not None:
             meta["network"] = list(self.network.trunk[0].weight.shape)  # type: ignore[arg-type]
-            tensors |= {f"network.{name}": value for name, value in self.network.state_dict().items()}
+            tensors |= named("network", self.network.state_dict())
         return tensors, meta
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], meta: dict[str, Any]) -> Regression:
         """Inverse of `state`."""
 
-        def part(name: str) -> Part:
-            posterior = ArmPosterior(*(tensors[f"{name}.{key}"] for key in ("mean", "factor", "noise_sd", "alpha")))
-            more = (tensors.get(f"{name}.{key}") for key in ("rotation", "products"))
-            return Part(posterior, tensors[f"{name}.normals"], *more)
+        def layer(name: str) -> Part:
+            own = part(tensors, name)
+            posterior = ArmPosterior(*(own[key] for key in ("mean", "factor", "noise_sd", "alpha")))
+            return Part(posterior, own["normals"], own.get("rotation"), own.get("products"))
 
         network = None
         if meta["network"] is not None:
             n_networks, n_inputs, hidden = (int(size) for size in meta["network"])
             network = ArmNetwork(n_networks, n_inputs, 1, 2, hidden, torch.Generator())
-            own = {k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")}
-            network.load_state_dict(own)
+            network.load_state_dict(part(tensors, "network"))
             network.requires_grad_(False)
-        curve = part("curve") if "curve.mean" in tensors else None
-        return cls(part("line"), curve, network, float(meta["share"]), bool(meta["scaled"]))
+        curve = layer("curve") if "curve.mean" in tensors else None
+        return cls(layer("line"), curve, network, float(meta["share"]), bool(meta["scaled"]))
 
 
 def fit_regression(
@@ -288,6 +287,15 @@ def fit_regression(
     variance = held.variance + share * (other.variance - held.variance)
     mixed = HeldOut(mean, other.log_sd if scaled else flat, variance)
     return Regression(line, curve if share else None, network, share, scaled, mixed), history
+
+
+def fit_line(
+    parents: Tensor, y: Array, weight: Array, binary: bool, plan: Plan
+) -> tuple[Regression, list[dict[str, float]]]:
+    """The linear (or logistic) regression alone, as `fit_regression`; its history is empty, for nothing is trained."""
+    target, w = (torch.from_numpy(v.astype(np.float32)) for v in (y, weight))
+    line, held = _fit_linear(parents, target, w, binary, plan)
+    return Regression(line, held_out=held), []
 
 
 def _best_share(loss: Callable[[float], Array], weight: Array) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 from effects.nn.scale import OutcomeScale, may_be_log, normal_nodes
 from effects.schema.table import TableSchema
 from effects.structural.mechanisms import Continuous, Levels, Mechanism, between
+
+if TYPE_CHECKING:
+    from effects.structural.graph import CausalGraph
 
 Array = NDArray[np.float64]
 _CANDIDATES = 4  # effective forward samples for each row that is wanted under a condition
@@ -230,6 +234,13 @@ class SCM:
         for j in self.order:
             total += self.mechanisms[j].log_prob(values[:, j], self.encode_parents(j, values))
         return total
+
+
+def wiring(graph: CausalGraph, names: Sequence[str]) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Positions of a graph's nodes among columns, parents first, and of every column's parents."""
+    at = {name: j for j, name in enumerate(names)}
+    parents = tuple(tuple(at[one] for one in graph.parents(name) if one in at) for name in names)
+    return tuple(at[node] for node in graph.nodes if node in at), parents
 
 
 def learn_logs(schema: TableSchema, values: Array) -> tuple[OutcomeScale | None, ...]:

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from effects.nn.scale import OutcomeScale
-from effects.persistence import read_model, write_model
+from effects.persistence import named, part, read_as, write_model
 from effects.schema.table import TableSchema
 from effects.structural.graph import CausalGraph
 from effects.structural.mechanisms import Mechanism, mechanism_from_state, mechanism_state
-from effects.structural.scm import SCM
+from effects.structural.scm import SCM, wiring
 
 
 class Stored(BaseEstimator):
@@ -49,10 +50,10 @@ class Stored(BaseEstimator):
         nodes: list[dict[str, Any]] = []
         for name, mechanism in zip(self.schema_.names, self.scm_.mechanisms, strict=True):
             own, meta = self._mechanism_state(mechanism)
-            tensors |= {f"node{len(nodes)}.{key}": value for key, value in own.items()}
+            tensors |= named(f"node{len(nodes)}", own)
             nodes.append({"name": name, **meta})
         more, rest = self._columns_state()
-        tensors |= {f"rest.{key}": value for key, value in more.items()}
+        tensors |= named("rest", more)
         params = {name: value for name, value in self.get_params(deep=False).items() if name != "graph"}
         params["random_state"] = self.seed_ if not isinstance(self.random_state, int) else self.random_state
         header = {
@@ -79,30 +80,24 @@ class Stored(BaseEstimator):
         ValueError
             If the file is no model of this class, or is damaged.
         """
-        header, arrays = read_model(path)
-        if header["class"] != cls.__name__:
-            raise ValueError(f"{str(path)!r} holds a {header['class']}, not a {cls.__name__}: use effects.load.")
-        try:
-            return cls._restore(header, {name: torch.from_numpy(value) for name, value in arrays.items()})
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"the model in {str(path)!r} is damaged ({type(error).__name__}: {error}).") from error
+        return read_as(path, cls.__name__, cls._restore)
 
     @classmethod
-    def _restore(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
+    def _restore(cls, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
         graph, own = CausalGraph.from_dict(header["graph"]), CausalGraph.from_dict(header["own_graph"])
         self = cls(graph, **header["params"])
         schema = TableSchema.from_dict(header["schema"])
         names = list(schema.names)
         if [node["name"] for node in header["nodes"]] != names:
             raise ValueError("nodes and columns differ")
-        parents = tuple(tuple(names.index(p) for p in own.parents(name) if p in names) for name in names)
-        order = tuple(names.index(name) for name in own.nodes if name in names)
+        order, parents = wiring(own, names)
         self.seed_, self.n_members_ = int(header["seed"]), int(header["n_members"])
         self.graph_, self.history_, self.schema_ = own, header["history"], schema
         mechanisms = [
-            self._mechanism_from_state(_part(tensors, f"node{j}"), meta) for j, meta in enumerate(header["nodes"])
+            self._mechanism_from_state(part(tensors, f"node{j}"), meta) for j, meta in enumerate(header["nodes"])
         ]
-        for name, value in self._set_columns_state(_part(tensors, "rest"), header["rest"]).items():
+        for name, value in self._set_columns_state(part(tensors, "rest"), header["rest"]).items():
             setattr(self, name, value)
         logs = tuple(None if scale is None else OutcomeScale(**scale) for scale in header["logs"])
         self.scm_ = SCM(schema, order, parents, tuple(mechanisms), logs)
@@ -120,7 +115,3 @@ class Stored(BaseEstimator):
 
     def _set_columns_state(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> dict[str, Any]:
         return {}
-
-
-def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}

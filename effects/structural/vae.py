@@ -13,16 +13,17 @@ from torch import Tensor
 
 from effects.nn.scale import ResidualLaw
 from effects.nn.training import Settings
+from effects.persistence import named, part
+from effects.schema.checks import check_sizes
 from effects.structural.dear import fit_linear_mechanism, linear_mechanism_from_state, linear_mechanism_state
 from effects.structural.encoder import LabelEncoder
-from effects.structural.ensemble import ColumnEnsemble, EncodedColumns, budget, named, part
+from effects.structural.ensemble import ColumnEnsemble, EncodedColumns, budget
 from effects.structural.factors import FactorModel
-from effects.structural.graph import CausalGraph
 from effects.structural.mechanisms import Mechanism
 from effects.structural.noise import ColumnScores, Factors, RestLaw, SharedNoise, fit_shared_noise
 from effects.structural.posterior import LabelPosterior
 from effects.structural.regression import Plan
-from effects.structural.scm import Action
+from effects.structural.scm import Action, wiring
 
 if TYPE_CHECKING:
     from effects.schema.table import TableColumn, TableSchema
@@ -158,12 +159,7 @@ class CausalVAE(FactorModel):
         super()._check_params()
         if self.prior not in PRIORS:
             raise ValueError(f"prior must be one of {PRIORS}, got {self.prior!r}.")
-        if (
-            not isinstance(self.latent_dim, int | np.integer)
-            or isinstance(self.latent_dim, bool)
-            or self.latent_dim < 1
-        ):
-            raise ValueError(f"latent_dim must be a positive whole number, got {self.latent_dim!r}.")
+        check_sizes(self, ("latent_dim",))
 
     # ------------------------------------------------------------------ the nodes
 
@@ -181,15 +177,11 @@ class CausalVAE(FactorModel):
         return linear_mechanism_from_state(tensors, meta)
 
     def _label_parents(self, labels: TableSchema) -> list[list[int]]:
-        """Parents of every label: all columns of a parent node, and the columns before it in its own group."""
-        graph, groups = CausalGraph.parse(self.graph), self._groups()
-        found: dict[str, list[str]] = {}
-        for node in graph.nodes:
-            above = [name for parent in sorted(graph.parents(node)) for name in groups.get(parent, [parent])]
-            own = groups.get(node, [node])
-            found |= {name: [*above, *own[:k]] for k, name in enumerate(own)}
-        names = list(labels.names)
-        return [[names.index(one) for one in found[name] if one in names] for name in names]
+        """Parents of every label, by their nodes' names; those of its own group come last."""
+        home = {column: node for node, own in self._groups().items() for column in own}
+        node = [home.get(name, name) for name in labels.names]
+        _, parents = wiring(self._column_graph(), labels.names)
+        return [sorted(own, key=lambda i: (node[i] == node[j], node[i])) for j, own in enumerate(parents)]
 
     def _is_open(self, frame: pd.DataFrame, values: Array, actions: Mapping[int, Action]) -> bool:
         """What u was is never quite known."""

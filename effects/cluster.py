@@ -164,11 +164,21 @@ def connect(address: str | None = None) -> Iterator[Client | None]:
     from joblib import parallel_config
 
     try:
+        _check_address(address)
         client = Client(address, set_as_default=False)
     except (OSError, ValueError) as error:
         raise OSError(f"no Dask scheduler answers at {address!r}: start one (`dask scheduler`). {error}") from error
     with client, parallel_config("dask", client=client):
         yield client
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address without a port: a client made of it holds up the end of the process for a minute."""
+    from distributed.comm.addressing import parse_address, parse_host_port
+
+    scheme, place = parse_address(address)
+    if scheme in ("tcp", "tls"):
+        parse_host_port(place)
 
 
 def _mapped(

@@ -182,6 +182,8 @@ def predict_table(
     UserWarning
         Once for each thing to know, with the first batch in which it was found.
     """
+    if isinstance(out, str | os.PathLike) and Path(out).exists() and Path(out).samefile(source):
+        raise ValueError(f"{str(out)!r} is the table itself: name another file.")
     text = [spec.name for spec in est.schema_.columns if any(isinstance(v, str) for v in spec.levels + spec.pooled)]
     if id_column is not None and _check_ids(Path(source), id_column):
         text.append(id_column)
@@ -229,7 +231,7 @@ def _check_ids(path: Path, name: str) -> bool:
     twice = keys[:-1][keys[1:] == keys[:-1]]
     for ids in _ids(path, name) if len(twice) else ():
         if (found := _hashed(ids) == twice[0]).any():
-            value = ids.iloc[int(np.argmax(found))]
+            value = str(ids.iloc[int(np.argmax(found))])
             raise ValueError(f"column {name!r} does not tell the units apart: {value!r} stands in it twice.")
     return not numbers
 

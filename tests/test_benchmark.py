@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from effects import benchmark as bench
 from effects.benchmark import machine, results, runner
 from effects.benchmark.methods import Method, Prediction
-from effects.benchmark.peers import PEERS
+from effects.benchmark.peers import PEERS, weights_file
 from effects.benchmark.scores import averages, scores
 from effects.benchmark.suites import SUITES, population, simulate
 from effects.cli import main
@@ -138,7 +139,10 @@ def test_plan_tells_what_it_leaves_out() -> None:
         ({"peers": ["econml"]}, "no peer 'econml'"),
         ({"estimators": ["TARNet(epochs)"]}, "no estimator: write NAME"),
         ({"peers": ["econml_forest(trees=3)"]}, "no setting 'trees': it has n_estimators"),
+        ({"estimators": ["TARNet(epoch=3)"]}, "TARNet has no setting 'epoch': it has"),
+        ({"estimators": ["TARNet(random_state=3)"]}, "the seed is no setting of a run"),
         ({"replications": [5000]}, "no replication 5000: they are numbered 0 to 999"),
+        ({"suites": ["ihdp"], "replications": [51]}, "no replication 51: they are numbered 1 to 50 and 101 to 300"),
         ({"level": 1.5}, "level must lie between 0 and 1"),
         ({"estimators": []}, "nothing to run"),
     ],
@@ -166,6 +170,19 @@ def test_a_peer_that_is_missing_is_an_error_by_name_and_a_line_among_all(monkeyp
     assert any(line.startswith("ngboost_per_arm is left out: NGBoost per arm needs") for line in left_out)
     assert {"econml_t", "econml_forest"} <= {job.estimator for job in jobs}
     assert "ngboost_per_arm" not in {job.estimator for job in jobs}
+
+
+def test_of_several_weights_the_newest_default_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EFFECTS_WEIGHTS", str(tmp_path))
+    regression, classification = PEERS["tabpfn"].weights
+    assert weights_file(regression) is None
+    (tmp_path / "tabpfn-v3.5-20260909.safetensors").touch()
+    assert weights_file(regression) == weights_file(classification) == tmp_path / "tabpfn-v3.5-20260909.safetensors"
+    for name in ("v2-regressor", "v2.5-regressor-v2.5_variant", "v2.5-regressor-v2.5_default", "v2.10-regressor"):
+        (tmp_path / f"tabpfn-{name}.ckpt").touch()
+    assert weights_file(regression) == tmp_path / "tabpfn-v2.10-regressor.ckpt"
+    (tmp_path / "tabpfn-v2.10-regressor.ckpt").unlink()
+    assert weights_file(regression) == tmp_path / "tabpfn-v2.5-regressor-v2.5_default.ckpt"
 
 
 def test_every_suite_gives_cases() -> None:
@@ -196,6 +213,19 @@ def test_adapters_give_sensible_effects(name: str) -> None:
     if name == "econml_forest":
         known = method.averages(data, 0.9)
         assert set(known) == {"ate", "att"} and known["ate"][2] < known["ate"][0] < known["ate"][3]
+
+
+@pytest.mark.parametrize("name", ["econml_t", "ngboost_per_arm", "gaussian_ensemble"])
+def test_adapters_do_not_hang_on_what_ran_before(name: str) -> None:
+    if PEERS[name].missing():
+        pytest.skip(PEERS[name].missing())
+    data, found = simulate("heteroscedastic", 300, 1), []
+    table = data.X.round(1)  # ties, between which NGBoost's trees choose at random
+    data = replace(data, X=pd.concat([table, table.add_suffix("_again")], axis=1))
+    for state in (1, 2):
+        np.random.seed(state)
+        found.append(PEERS[name]({}, 0).fit(data).predict(data.X, 0.9).cate)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 @pytest.mark.parametrize("kind", ["heteroscedastic", "binary"])
@@ -377,6 +407,35 @@ def test_the_markdown_table_is_sorted_and_says_what_is_whose() -> None:
         bench.markdown(made_up(), "jobs")
 
 
+def test_who_failed_every_time_has_a_row() -> None:
+    table = made_up(2)
+    table.loc[table["label"] == "bad", "status"] = "failed"
+    last = bench.markdown(table, "ihdp").splitlines()[-1].split("|")
+    assert last[1].strip() == "`bad`" and last[-2].strip() == "2" and "nan" not in last
+
+
+def test_points_alone_are_no_laws_and_no_crash() -> None:
+    table = made_up(2).assign(suite="distributions", data="skewed")
+    assert bench.markdown(table, "distributions").count("–") == 4
+    assert "no Wasserstein-1 distance" in bench.report(table).lead[0]
+
+
+def test_levels_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = pd.concat([made_up(2), made_up(2).assign(level=0.5, out_cate_coverage=0.5)])
+    with pytest.raises(ValueError, match=r"several levels \(0.5, 0.9\)"):
+        bench.markdown(both, "ihdp")
+    both.to_parquet(tmp_path / "both.parquet")
+    assert main(["benchmark", "--table", str(tmp_path / "both.parquet"), "--level", "0.5"]) == 0
+    assert bench.markdown(both[both["level"] == 0.5], "ihdp") in capsys.readouterr().out
+
+
+def test_the_page_does_not_call_ours_smallest_where_a_peer_is() -> None:
+    table = made_up(2)
+    table["peer"] = table["label"] == "good"
+    lead = bench.report(table).lead[0]
+    assert lead.index("of this package fair") < lead.index("of the peers good")
+
+
 def test_the_page_is_whole(tmp_path: Path) -> None:
     table = made_up()
     table.loc[table.index[-1], ["status", "error"]] = ["failed", "ValueError: <b>"]
@@ -424,7 +483,9 @@ def test_the_command_prints_kept_tables(tmp_path: Path, capsys: pytest.CaptureFi
     [
         (["--suite", "idhp"], "did you mean 'ihdp'"),
         (["--replications", "x"], "neither a number nor a range"),
+        (["--replications", "5-3"], "'5-3' ends before it begins"),
         (["--seeds", "-1"], "--seeds"),
+        (["--table", __file__], "cannot be read as a table"),
         (["--jobs", "0"], "--jobs must be 1 or more"),
         (["--report", "page.doc"], "must end in .html"),
         (["--suite", "memory", "ihdp"], "measured alone"),

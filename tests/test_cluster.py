@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -203,3 +204,8 @@ def test_no_address_changes_nothing_and_a_wrong_one_is_told() -> None:
         cluster.connect("tcp://127.0.0.1:9"),
     ):
         pass
+    start = time.monotonic()
+    with pytest.raises(OSError, match=r"answers at 'scheduler'.*port"), cluster.connect("scheduler"):
+        pass
+    gc.collect()
+    assert time.monotonic() - start < 10  # a client that was not made does not hold up the end

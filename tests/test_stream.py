@@ -69,6 +69,23 @@ def test_decimal_commas_are_seen_in_batches(tmp_path: Path) -> None:
     assert [part["a"].tolist() for part in read_batches(tmp_path / "t.csv", 2)] == [[1.5, 2.5], [3.5]]
 
 
+def test_a_file_of_a_folder_without_a_column_is_an_error(tmp_path: Path) -> None:
+    frame = trial(60)
+    frame.iloc[:30].to_parquet(tmp_path / "a.parquet")
+    frame.iloc[30:].drop(columns="age").to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet has no column 'age', which other files"):
+        next(read_batches(tmp_path, 10))
+    assert len(pd.concat(read_batches(tmp_path, 10, columns=["site"]))) == 60
+
+
+def test_the_table_itself_is_not_written_over(tmp_path: Path) -> None:
+    frame, path = trial(60), tmp_path / "in.parquet"
+    frame.to_parquet(path)
+    with pytest.raises(ValueError, match="is the table itself"):
+        stream.predict_table(fitted(frame), path, path)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), frame)
+
+
 def test_a_folder_of_parquet_is_one_table(tmp_path: Path) -> None:
     folder = tmp_path / "table"
     folder.mkdir()

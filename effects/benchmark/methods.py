@@ -85,7 +85,11 @@ class Ours(Method):
 
     def __init__(self, name: str, params: Mapping[str, Any], seed: int) -> None:
         self.name = name
-        self.estimator: EffectEstimator = estimator_class(name)(**params, random_state=seed)
+        made = estimator_class(name)
+        if "random_state" in params:
+            raise ValueError(f"{name}: the seed is no setting of a run; give it as seed (--seeds).")
+        chosen_params(dict.fromkeys(made._get_param_names()), params, name)
+        self.estimator: EffectEstimator = made(**params, random_state=seed)
 
     def load(self) -> None:
         for module in _LATE.get(self.name, ()):

@@ -41,7 +41,9 @@ _READ = {
     "twins": "No noiseless effects are published: the error is that of the average effect.",
     "distributions": "Mean Wasserstein-1 distance of the predicted law of every Y(a) given x to the true one, in the "
     "outcome's unit; for a binary outcome the distance of the probabilities.",
-    "ate": "Mean absolute error; how often the interval holds the average effect of the population, its mean width.",
+    "ate": "Mean absolute error; how often the interval holds the average effect of the population, its mean width. "
+    "Ours are cross-fitted AIPW; the causal forest, BART and BCF give averages of their own; of the other peers it is "
+    "the mean of their CATE, without an interval.",
 }
 
 
@@ -104,10 +106,9 @@ def _finding(table: pd.DataFrame, suite: str) -> str:
     mixed = suite in ("distributions", "ate")  # units differ between data sets: ranks, not values
     score = values.rank(axis=1).mean() if mixed else values.median()
     word = "mean rank" if mixed else "median"
-    best = [f"{group.idxmin()} {group.min():.3g}" for group in (score[ours], score[others]) if len(group)]
-    parts = [f"{suite}, {n} data sets, {figure}, smallest {word}: {best[0]}"]
-    parts += [f"of the other libraries {best[1]}"] if len(best) > 1 else []
-    return "; ".join(parts) + "."
+    groups = (("of this package", score[ours].dropna()), ("of the peers", score[others].dropna()))
+    best = [f"{who} {group.idxmin()} {group.min():.3g}" for who, group in groups if len(group)]
+    return f"{suite}, {n} data set{'s' * (n != 1)}, {figure}, smallest {word}: {', '.join(best)}."
 
 
 def _ours(table: pd.DataFrame) -> list[str]:
@@ -130,7 +131,7 @@ def _table(table: pd.DataFrame, suite: str) -> Table:
     numbers = text[names].apply(lambda column: pd.to_numeric(column.str.extract(r"([\d.,]+)")[0].str.replace(",", "")))
     frame = pd.concat([text[["estimator"]], numbers], axis=1).reset_index(drop=True)
     replications = table.loc[table["suite"] == suite, "replication"].nunique()
-    caption = f"{suite}: {replications} replications, best first"
+    caption = f"{suite}: {replications} replication{'s' * (replications != 1)}, best first"
     return Table(f"{suite}_table", caption, frame, texts={name: list(text[name]) for name in names})
 
 

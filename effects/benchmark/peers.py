@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -77,7 +78,7 @@ class Peer(Method):
         """What is not at hand, and the cure; "" if everything is."""
         if cls.package and find_spec(cls.package) is None:
             return f'{cls.label} needs {cls.package}: pip install "{cls.pip}"'
-        absent = [pattern for pattern in cls.weights if weights_file(pattern) is None]
+        absent = [pattern.replace("|", " or ") for pattern in cls.weights if weights_file(pattern) is None]
         if absent:
             folder = os.environ.get("EFFECTS_WEIGHTS")
             where = f"the folder EFFECTS_WEIGHTS={folder} has no such file" if folder else "EFFECTS_WEIGHTS is not set"
@@ -126,11 +127,24 @@ class Peer(Method):
         return self._laws(mean[:, None] + sd[:, None] * nodes, mean)
 
 
-def weights_file(pattern: str) -> Path | None:
-    """The last file of that pattern in the folder that the variable EFFECTS_WEIGHTS names."""
+def weights_file(patterns: str) -> Path | None:
+    """The newest version's file in the folder that the variable EFFECTS_WEIGHTS names, its default one if it says so.
+
+    Parameters
+    ----------
+    patterns : str
+        Of file names, the first that any file has, as in ``"model*regressor*|model*.safetensors"``.
+    """
     folder = os.environ.get("EFFECTS_WEIGHTS")
-    found = sorted(Path(folder).expanduser().glob(pattern)) if folder else []
-    return found[-1] if found else None
+
+    def rank(path: Path) -> tuple[list[int], bool, str]:
+        version = re.search(r"v(\d+(?:\.\d+)*)", path.name)
+        return [int(n) for n in version[1].split(".")] if version else [], "default" in path.name, path.name
+
+    for pattern in patterns.split("|") if folder else ():
+        if found := list(Path(str(folder)).expanduser().glob(pattern)):
+            return max(found, key=rank)
+    return None
 
 
 # ----------------------------------------------------------------------------------------------------------- EconML
@@ -429,6 +443,7 @@ class NGBoostPerArm(Peer):
 
         binary = self.kind == "binary"
         make = NGBClassifier if binary else NGBRegressor
+        np.random.seed(self.seed)  # its trees choose between equal splits by numpy's global generator
         self.models = []
         for k in range(self.schema.n_arms):
             target = y[a == k].astype(int) if binary else y[a == k]
@@ -444,10 +459,10 @@ class NGBoostPerArm(Peer):
 
 
 class TabPFN(Peer):
-    """One in-context model an arm. Its weights are under a licence of their own."""
+    """One in-context model an arm. Its weights are under a licence of their own: a file a task, or one for both."""
 
     label, package, pip, max_arms = "TabPFN per arm", "tabpfn", "tabpfn", None
-    weights = ("tabpfn*regressor*.ckpt", "tabpfn*classifier*.ckpt")
+    weights = ("tabpfn*regressor*|tabpfn*.safetensors", "tabpfn*classifier*|tabpfn*.safetensors")
     defaults: ClassVar[Mapping[str, Any]] = {"n_estimators": 8}
 
     def _fit(self, E: Array, a: Array, y: Array) -> None:
@@ -485,7 +500,14 @@ class CausalPFN(Peer):
         self.model.fit(E.astype(np.float32), a.astype(np.float32), y.astype(np.float32))
 
     def _predict(self, E: Array, level: float) -> Prediction:
-        return Prediction(np.ravel(self.model.estimate_cate(E.astype(np.float32))).astype(np.float64))
+        _seed_torch(self.seed)  # its intervals are drawn
+        X = E.astype(np.float32)
+        limits = self.model.estimate_cate_CI(X, alpha=1 - level)
+        cate, lower, upper = (
+            np.ravel(one).astype(np.float64)
+            for one in (self.model.estimate_cate(X), limits["lower_bound"], limits["upper_bound"])
+        )
+        return Prediction(cate, (lower, upper))
 
 
 def _contrast(mean: Array) -> Array:

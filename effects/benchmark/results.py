@@ -87,13 +87,23 @@ def read(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     path = Path(path)
     if path.is_file():
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        return _kept_table(path)
     rows = [row for one in sorted((path / "runs").glob("*.parquet")) if (row := _read_row(one)) is not None]
     if not rows:
         raise FileNotFoundError(f"there are no runs in {str(path)!r}: name the folder of a benchmark, or its table.")
     order = {name: place for place, name in enumerate(SUITES)}
     place = [(order[row["suite"]], row["replication"], row["data"], row["peer"], row["label"]) for row in rows]
     return pd.DataFrame([rows[k] for k in sorted(range(len(rows)), key=place.__getitem__)])
+
+
+def _kept_table(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as a table: {' '.join(str(error).split())}") from error
+    if absent := [name for name in ("suite", "data", "label", "peer", "status", "level") if name not in table]:
+        raise ValueError(f"{str(path)!r} is no table of a benchmark: it has no column {absent[0]!r}.")
+    return table
 
 
 def figures(table: pd.DataFrame) -> list[str]:
@@ -203,6 +213,9 @@ def markdown(table: pd.DataFrame, suite: str, *, brief: bool = False) -> str:
 def shown(table: pd.DataFrame, suite: str) -> pd.DataFrame:
     """The table of a suite as text, one estimator a row; this package's own names as code."""
     rows = table[(table["suite"] == suite) & (table["status"] == "ok")]
+    if rows["level"].nunique() > 1:
+        levels = ", ".join(f"{one:g}" for one in sorted(rows["level"].unique()))
+        raise ValueError(f"the runs of {suite} have intervals of several levels ({levels}): keep those of one.")
     if rows.empty:
         known = ", ".join(dict.fromkeys(table["suite"]))
         raise ValueError(f"the table has no run of the suite {suite!r} that went well; it has {known}.")
@@ -210,11 +223,16 @@ def shown(table: pd.DataFrame, suite: str) -> pd.DataFrame:
     cells = _by_data(rows, suite) if suite in ("distributions", "ate") else _by_figure(rows, suite)
     order = rows.groupby("label")[figure].median() if figure in rows else pd.Series(0.0, index=cells.index)
     if suite in ("distributions", "ate"):  # units differ between data sets: mean rank instead
-        order = wide(table, suite).rank(axis=1).mean()
+        order = wide(table, suite).rank(axis=1).mean() if figure in rows else order
     cells = cells.loc[order.reindex(cells.index).sort_values(kind="stable").index]
-    ours = dict(zip(rows["label"], ~rows["peer"].astype(bool), strict=True))
+    tried = table[table["suite"] == suite]
+    cells = cells.reindex(
+        [*cells.index, *(label for label in dict.fromkeys(tried["label"]) if label not in cells.index)]
+    )
+    cells = cells.fillna("–")  # whoever failed every time has a row too
+    ours = dict(zip(tried["label"], ~tried["peer"].astype(bool), strict=True))
     cells.insert(0, "estimator", [f"`{label}`" if ours[label] else label for label in cells.index])
-    failed = table[(table["suite"] == suite) & (table["status"] != "ok")]["label"].value_counts()
+    failed = tried[tried["status"] != "ok"]["label"].value_counts()
     if len(failed):
         cells["failed"] = [str(failed.get(label, 0) or "") for label in cells.index]
     return cells
@@ -258,7 +276,7 @@ def _by_data(rows: pd.DataFrame, suite: str) -> pd.DataFrame:
                 )
                 text = f"{_text(one['ate_error'].mean())}; {_text(covered, 2)}, {_text(width)}"
             else:
-                text = _text(one["out_wasserstein"].mean())
+                text = _text(one["out_wasserstein"].mean() if "out_wasserstein" in one else np.nan)
             cells.setdefault(str(data).replace("_", " "), {})[str(label)] = text
     return pd.DataFrame(cells).fillna("–")
 

@@ -220,9 +220,19 @@ def _numbers(name: str, replications: int | Sequence[int] | None) -> list[int]:
         return list(suite.numbers[:count])
     unknown = [r for r in replications if r not in suite.numbers]
     if unknown:
-        ends = f"{suite.numbers[0]} to {suite.numbers[-1]}"
-        raise ValueError(f"suite {name} has no replication {unknown[0]}: they are numbered {ends}.")
+        raise ValueError(f"suite {name} has no replication {unknown[0]}: they are numbered {_ranges(suite.numbers)}.")
     return list(dict.fromkeys(replications))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers as a reader says them.
+
+    >>> _ranges([1, 2, 3, 101, 102])
+    '1 to 3 and 101 to 102'
+    """
+    ends = [k for k in range(1, len(numbers)) if numbers[k] != numbers[k - 1] + 1]
+    parts = zip([0, *ends], [*ends, len(numbers)], strict=True)
+    return " and ".join(f"{numbers[start]} to {numbers[end - 1]}" for start, end in parts)
 
 
 def _takes(method: str, case: Case) -> bool:
@@ -431,15 +441,15 @@ class _TimeLeft:
     """Seconds until the end, from those that the same estimator took on the same data, else from all that was run."""
 
     def __init__(self, jobs: Sequence[Job], done: Iterable[dict[str, Any]], n_jobs: int | None) -> None:
-        self.waiting = {job.key: (job.data, job.estimator) for job in jobs}
-        self.taken: dict[tuple[str, str], list[float]] = {}
+        self.waiting = {job.key: (job.suite, job.data, job.estimator) for job in jobs}
+        self.taken: dict[tuple[str, str, str], list[float]] = {}
         self.n_jobs = n_jobs if n_jobs and n_jobs > 0 else os.cpu_count() or 1
         for row in done:
             self.after(row)
 
     def after(self, row: dict[str, Any]) -> float:
         self.waiting.pop(row["key"], None)
-        self.taken.setdefault((row["data"], row["estimator"]), []).append(row["seconds"])
+        self.taken.setdefault((row["suite"], row["data"], row["estimator"]), []).append(row["seconds"])
         means = {kind: sum(all_) / len(all_) for kind, all_ in self.taken.items()}
         typical = sum(means.values()) / len(means)
         return sum(means.get(kind, typical) for kind in self.waiting.values()) / self.n_jobs

@@ -65,7 +65,7 @@ def benchmark(
     """
     suites = _split(suite or ["ihdp"])
     if table is not None:
-        _print_tables(table, _split(suite or []))
+        _print_tables(table, _split(suite or []), level, quiet)
         return
     if "memory" in suites:
         _memory(suites)
@@ -120,7 +120,7 @@ def _deliver(found: pd.DataFrame, suites: Sequence[str], page: Path, out: Path, 
 
     failed = found[found["status"] != "ok"]
     for (label, error), part in failed.groupby(["label", "error"], sort=False):
-        typer.echo(f"warning: {label} failed {len(part)} times: {error}", err=True)
+        typer.echo(f"warning: {label} failed in {len(part)} of its runs: {error}", err=True)
     revisions = [str(one) for one in found["revision"].dropna().unique()]
     if len(revisions) > 1:
         say(quiet, f"note: the runs are of several revisions ({', '.join(revisions)}); --fresh runs all of them again")
@@ -131,10 +131,13 @@ def _deliver(found: pd.DataFrame, suites: Sequence[str], page: Path, out: Path, 
     say(quiet, f"table: {out / 'table.parquet'}\npage: {written}")
 
 
-def _print_tables(path: Path, suites: Sequence[str]) -> None:
+def _print_tables(path: Path, suites: Sequence[str], level: float, quiet: bool) -> None:
     from effects import benchmark as bench
 
     found = bench.read(path)
+    if found["level"].nunique() > 1:  # of a folder that served twice
+        found = found[found["level"] == level]
+        say(quiet, f"note: the runs are of several levels; shown are those of --level {level:g}")
     for name in suites or list(dict.fromkeys(found["suite"])):
         typer.echo(f"{name}\n\n{bench.markdown(found, name)}\n")
 
@@ -178,6 +181,8 @@ def _replications(values: list[str]) -> int | list[int] | None:
         first, dash, last = value.partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
             raise InputError(f"--replications: {value!r} is neither a number nor a range such as 3-7")
+        if int(last or first) < int(first):
+            raise InputError(f"--replications: {value!r} ends before it begins")
         numbers += range(int(first), int(last or first) + 1)
     return numbers
 

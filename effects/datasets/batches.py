@@ -192,10 +192,26 @@ def _parquet(path: Path, n_rows: int, columns: Sequence[str] | None) -> Iterator
             raise ValueError(f"{path.name} has no column {name!r}; it has {', '.join(names[:12])}.")
     wanted = None if columns is None else list(columns)
     ahead: dict[str, Any] = {"batch_readahead": 1, "fragment_readahead": 1, "use_threads": False}
-    for fragment in dataset.get_fragments():
+    fragments = list(dataset.get_fragments())
+    for fragment in fragments:  # all of them first: Arrow would fill a column that a later file lacks with nulls
+        _check_file(fragment, names if columns is None else columns)
+    for fragment in fragments:
         # the dataset's schema: a file of the folder may hold a column in another width
         for batch in fragment.to_batches(schema=dataset.schema, columns=wanted, batch_size=n_rows, **ahead):
             yield pa.Table.from_batches([batch])
+
+
+def _check_file(fragment: Any, columns: Sequence[str]) -> None:
+    """Refuse a folder whose files do not have the same columns."""
+    from pyarrow.dataset import get_partition_keys
+
+    have = {*map(str, fragment.physical_schema.names), *get_partition_keys(fragment.partition_expression)}
+    absent = [name for name in columns if name not in have]
+    if absent:
+        raise ValueError(
+            f"{Path(fragment.path).name} has no column {absent[0]!r}, which other files of the folder have: write it "
+            "there too, as missing values where nothing is known."
+        )
 
 
 def _text(path: Path, n_rows: int, columns: Sequence[str] | None, text: Collection[str]) -> Iterator[pd.DataFrame]:

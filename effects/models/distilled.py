@@ -88,7 +88,8 @@ class DistillableEstimator(LocationScaleEstimator, ABC):
         law: what the models do not know is in them, but no longer apart from the outcome's own spread. Effects have 32
         members with the mean and the calibrated standard deviation of each; effects of two arms other than the first
         one are given a correlation of one half, as if every arm's mean were known equally well. What was held out of
-        the rows of the fit, and so averages over them, are the original's.
+        the rows of the fit, and so averages over them, are the original's. Propensities are learned too, so units near
+        the limit of what counts as supported may fall on the other side of it.
 
         Examples
         --------

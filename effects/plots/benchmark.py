@@ -6,6 +6,7 @@ The functions take plain tables, so that they draw anybody's benchmark.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LETTERS = 30
+_ALONG = 36  # letters that fit beside the lowest picture
 _PALE = "#E6F0F7"  # behind the bars that cannot be told from the best
 
 
@@ -198,10 +200,10 @@ def plot_cost(means: pd.DataFrame, *, what: str = "error", ours: Sequence[str] =
     front = means[means["error"] < means["error"].cummin().shift(fill_value=np.inf)]
     ax.plot(front["seconds"], front["error"], color=FAINT, linewidth=1.1, linestyle=DASHED, zorder=1)
     _logarithmic(ax, "x")
-    if means["error"].min() > 0:
+    if 0 < 3 * means["error"].min() < means["error"].max():  # else the axis would have one tick
         _logarithmic(ax, "y")
     ax.set_xlabel("CPU seconds to fit and predict, median", color=INK)
-    ax.set_ylabel(f"{what[:1].upper()}{what[1:]}, median", color=INK)
+    ax.set_ylabel(fill(f"{what[:1].upper()}{what[1:]}, median", _ALONG), color=INK)
     _points(ax, means["seconds"].to_numpy(), means["error"].to_numpy(), list(means.index), ours)
     add_note(ax, "dashed: none is both faster and better")
     set_title(ax, f"Nobody is faster and better than {len(front)} of {len(means)}")

@@ -212,7 +212,7 @@ def _columns(est: EffectEstimator, source: str | os.PathLike[str], id_column: st
     """The columns to read; None for all, where they are found by position."""
     if not est.schema_.named:
         return None
-    have = next(read_batches(source, 1)).columns
+    have = next(read_batches(source, BATCH_ROWS)).columns  # of one row each, a row group would be cut into as many
     found = est.schema_._positions(pd.DataFrame(columns=have), named=True)  # raises where a column is missing
     wanted = [have[k] for k in found if k >= 0]
     return list(dict.fromkeys(wanted if id_column is None else [*wanted, id_column]))

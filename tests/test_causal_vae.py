@@ -465,6 +465,13 @@ def test_the_graph_is_checked_with_its_groups_spelled_out() -> None:
     assert CausalVAE(GRAPH, factors=GROUPS).check_graph(broken, random_state=0).disputed == (("age", "therapy"),)
 
 
+def test_a_groups_marks_are_those_of_its_columns() -> None:
+    marked = "dag { age -> severity -> therapy; severity <-> therapy; severity [exposure]; therapy [outcome] }"
+    graph = CausalVAE(marked, factors=GROUPS)._column_graph()
+    assert graph.exposure == {"apache", "sofa"} and graph.outcome == {"therapy"}
+    assert graph.bidirected == {("apache", "therapy"), ("sofa", "therapy")}
+
+
 def test_columns_that_are_all_constant_are_refused_with_the_cure() -> None:
     frame = patients(60, 0)[0][["age", "apache"]].assign(site="north", unit=3.0)
     with pytest.raises(ValueError, match=r"\('site', 'unit'\) are constant.*columns=\[\]"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,10 +89,18 @@ class FactorModel(StructuralModel, ABC):
             if len(set(columns)) < len(columns):
                 twice = next(c for c in columns if columns.count(c) > 1)
                 raise ValueError(f"column {twice!r} belongs to two factors: a column is one factor's.")
-            edges = [(a, b) for s, t in graph.edges for a in spelled[s] for b in spelled[t]]
-            edges += [(own[i], own[j]) for own in spelled.values() for j in range(len(own)) for i in range(j)]
-            state = graph.to_dict() | {"nodes": columns, "edges": edges}
-            graph = CausalGraph.from_dict({**state, "latent": [u for u in graph.latent if u not in groups]})
+
+            def pairs(given: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+                return [(a, b) for s, t in given for a in spelled[s] for b in spelled[t]]
+
+            within = [(own[i], own[j]) for own in spelled.values() for j in range(len(own)) for i in range(j)]
+            roles = {
+                role: [column for node in sorted(getattr(graph, role)) for column in spelled[node]]
+                for role in ("exposure", "outcome", "adjusted")
+            }
+            latent = [u for u in graph.latent if u not in groups]
+            state = {"nodes": columns, "edges": pairs(graph.edges) + within, "bidirected": pairs(graph.bidirected)}
+            graph = CausalGraph.from_dict({**state, **roles, "latent": latent})
         return graph
 
     def _fit_columns(

@@ -350,7 +350,7 @@ def fit_parquet(
     path : path
         A Parquet file, or a folder of them.
     outcome, treatment : str
-        Columns; rows without either are an error, as in `EffectEstimator.fit`.
+        Columns; rows without either are an error, as in `EffectEstimator.fit` (of a sample, the rows in it).
     covariates : sequence of str, optional
         By default all other columns.
     exclude : sequence of str

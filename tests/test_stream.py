@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import QUICK, quick
+from scipy import stats
 
 import effects
 from effects import EffectEstimator, stream
 from effects.datasets import make_heteroscedastic, make_three_arms, read_table
-from effects.datasets.batches import count_rows, is_parquet, read_batches, sample_rows
+from effects.datasets.batches import _drawn, count_rows, is_parquet, read_batches, sample_rows
 from effects.files import whole
 from effects.parallel import side_by_side
 
@@ -76,6 +77,16 @@ def test_a_file_of_a_folder_without_a_column_is_an_error(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"b\.parquet has no column 'age', which other files"):
         next(read_batches(tmp_path, 10))
     assert len(pd.concat(read_batches(tmp_path, 10, columns=["site"]))) == 60
+
+
+@pytest.mark.parametrize("n_rows", [10**6, 4 * 10**9])
+def test_a_sample_of_any_number_of_rows_is_drawn_evenly(n_rows: int) -> None:
+    rng, wanted, left, found = np.random.default_rng(0), 100_000, n_rows, []
+    for _ in range(20):
+        found.append(_drawn(rng, wanted, left, n_rows // 20))
+        wanted, left = wanted - found[-1], left - n_rows // 20
+    assert sum(found) == 100_000
+    assert stats.chisquare(found).pvalue > 1e-3
 
 
 def test_a_row_group_is_not_cut_into_single_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def sample_rows(
         for code, value in enumerate(values):
             rows, key = np.flatnonzero(keys == code), _key(value)
             # of the rows still to come, `wanted` are to be drawn: how many of them are here
-            n = int(rng.hypergeometric(wanted[key], left[key] - wanted[key], len(rows)))
+            n = _drawn(rng, wanted[key], left[key], len(rows))
             chosen[rng.choice(rows, n, replace=False)] = True
             wanted[key], left[key] = wanted[key] - n, left[key] - len(rows)
         kept.append(part.filter(pa.array(chosen)))
@@ -154,6 +154,14 @@ def sample_rows(
     frame = pa.concat_tables(kept).unify_dictionaries().to_pandas()
     frame = frame.set_axis([str(name) for name in frame.columns], axis="columns")
     return frame if columns is None else frame[list(columns)], n_rows
+
+
+def _drawn(rng: np.random.Generator, wanted: int, left: int, here: int) -> int:
+    """How many of `wanted` rows, drawn from the `left` that are still to come, are among the next `here`."""
+    if left < 1_000_000_000:
+        return int(rng.hypergeometric(wanted, left - wanted, here))
+    # NumPy's law ends there; of so many rows it hardly matters whether one is put back
+    return int(np.clip(rng.binomial(here, wanted / left), max(0, wanted - (left - here)), min(wanted, here)))
 
 
 def _key(value: Any) -> Any:

@@ -12,12 +12,13 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pandas as pd
+from joblib import parallel_config
 
 from effects.datasets.batches import count_rows, read_batches, sample_rows
 from effects.estimator import EffectEstimator
@@ -117,7 +118,8 @@ def predict_batches(
         Some thousand rows each; `effects.datasets.batches.read_batches` makes them of a file.
     level : float
     n_jobs : int, optional
-        As in joblib: None is 1, or what ``joblib.parallel_config`` says, such as a cluster (`effects.cluster.connect`).
+        Threads of this process, one batch in each; -1 is one a core. None is 1, or what ``joblib.parallel_config``
+        says, such as a cluster (`effects.cluster.connect`).
 
     Yields
     ------
@@ -133,7 +135,10 @@ def predict_batches(
     >>> [len(part) for part in parts]
     [3, 2]
     """
-    yield from side_by_side(_units, ((X,) for X in tables), shared=(for_prediction(est), level), n_jobs=n_jobs)
+    # threads: the arithmetic leaves Python free, and processes would be sent the model with every batch
+    with nullcontext() if n_jobs is None else parallel_config("threading"):
+        found = side_by_side(_units, ((X,) for X in tables), shared=(for_prediction(est), level), n_jobs=n_jobs)
+    yield from found
 
 
 def _units(est: EffectEstimator, level: float, X: pd.DataFrame) -> pd.DataFrame:

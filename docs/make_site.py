@@ -83,6 +83,7 @@ def benchmarks() -> str:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     _, _, rest = text.partition("\n## How good it is\n")
     kept = rest.partition("\n## ")[0].partition("\n[`tutorials/")[0]
+    kept = re.sub(r"\[docs/(\w+\.md)\]\(docs/", r"[\1](", kept)  # pages of this site
     return "# Benchmarks\n" + re.sub(r"\[(`data/[^\]]*`)\]\([^)]*\)", r"\1", kept)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -104,6 +105,12 @@ def test_every_picture_of_a_tutorial_has_a_caption() -> None:
         build.describe(notebook)
         texts = [cell.metadata["mystnb"]["image"]["alt"] for cell in notebook.cells if "mystnb" in cell.metadata]
         assert texts and all("Picture drawn" not in text for text in texts), path.name
+
+
+def test_the_readmes_links_lead_to_pages_of_the_site() -> None:
+    """In the repository they lead into docs/, which the site is made of."""
+    links = re.findall(r"\]\(([^)#]+)\)", import_module("make_site").benchmarks())
+    assert links and all((DOCS / link).is_file() for link in links)
 
 
 def test_faults_of_a_site_are_found(tmp_path: Path) -> None:

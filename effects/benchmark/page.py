@@ -40,7 +40,7 @@ _READ = {
     "the randomised; its noise between splits is larger than most differences between estimators.",
     "twins": "No noiseless effects are published: the error is that of the average effect.",
     "distributions": "Mean Wasserstein-1 distance of the predicted law of every Y(a) given x to the true one, in the "
-    "outcome's unit; for a binary outcome the distance of the probabilities.",
+    "outcome's unit; for a binary outcome the distance of the probabilities. Who predicts effects alone has a dash.",
     "ate": "Mean absolute error; how often the interval holds the average effect of the population, its mean width. "
     "Ours are cross-fitted AIPW; the causal forest, BART and BCF give averages of their own; of the other peers it is "
     "the mean of their CATE, without an interval.",

@@ -174,24 +174,19 @@ class EconMLT(_EconML):
     label = "T-learner (EconML)"
     defaults: ClassVar[Mapping[str, Any]] = {"n_estimators": 100}
     inference = None  # it has only the bootstrap, a hundred fits
+    learner: ClassVar[str] = "TLearner"
 
     def _make(self, binary: bool) -> Any:
-        from econml.metalearners import TLearner
+        from econml import metalearners
         from sklearn.ensemble import GradientBoostingRegressor
 
-        return TLearner(models=GradientBoostingRegressor(random_state=self.seed, **self.params))
+        model = GradientBoostingRegressor(random_state=self.seed, **self.params)
+        return getattr(metalearners, self.learner)(models=model)
 
 
-class EconMLX(_EconML):
+class EconMLX(EconMLT):
     label = "X-learner (EconML)"
-    defaults: ClassVar[Mapping[str, Any]] = {"n_estimators": 100}
-    inference = None  # it has only the bootstrap, a hundred fits
-
-    def _make(self, binary: bool) -> Any:
-        from econml.metalearners import XLearner
-        from sklearn.ensemble import GradientBoostingRegressor
-
-        return XLearner(models=GradientBoostingRegressor(random_state=self.seed, **self.params))
+    learner = "XLearner"
 
 
 class EconMLDR(_EconML):

@@ -277,7 +277,7 @@ def execute(job: Job) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         with threadpool_limits(1), one_thread(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of hundreds of fits; what goes wrong is in the row
             row |= _measure(job)
     except Exception as error:  # whatever a library does, the other runs go on
         row |= {"status": "failed", "error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,9 +23,6 @@ from effects.cli.tables import (
     say,
     stop_if_asked,
 )
-
-if TYPE_CHECKING:
-    from joblib import parallel_config
 
 Progress = Callable[[int, int | None], None]
 _MOST_JOBS = 8  # unless asked: each takes some hundred megabytes
@@ -59,29 +56,31 @@ def predict(
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     est = load_model(model)
+    from joblib import cpu_count
+
     from effects.cluster import connect
     from effects.stream import predict_table
 
+    n_jobs = None if scheduler else jobs or min(cpu_count(), _MOST_JOBS)
     with ExitStack() as stack:
         stack.enter_context(connect(scheduler))
-        if scheduler is None:
-            stack.enter_context(_threads(jobs))
         progress = stack.enter_context(_bar(quiet))
         file = None if out is not None else stack.enter_context(tempfile.TemporaryFile())
-        predict_table(est, table, out or file, level=level, id_column=id_column, progress=progress)  # type: ignore[arg-type]
+        predict_table(
+            est,
+            table,
+            out or file,  # type: ignore[arg-type]
+            level=level,
+            id_column=id_column,
+            n_jobs=n_jobs,
+            progress=progress,
+        )
         stop_if_asked()
         if file is not None:  # nothing is printed of a table that could not be predicted to its end
             file.seek(0)
             shutil.copyfileobj(TextIOWrapper(file, encoding="utf-8", newline=""), sys.stdout)
     if out is not None:
         say(quiet, f"units: {out}")
-
-
-def _threads(jobs: int | None) -> parallel_config:
-    """The cores of this machine."""
-    from joblib import cpu_count, parallel_config
-
-    return parallel_config("threading", n_jobs=jobs or min(cpu_count(), _MOST_JOBS))
 
 
 @contextmanager
